@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# make            build everything below build/
+# make demo       the main job on made-up data, in a throw-away virtual machine
+# make check      the tests
+# make install    DESTDIR and PREFIX are honoured; make uninstall takes it away again
+# make help       all targets
+VERSION := 0.1
+
+PREFIX  ?= /usr/local
+BINDIR  ?= $(PREFIX)/sbin
+LIBDIR  ?= $(PREFIX)/lib
+INCDIR  ?= $(PREFIX)/include
+MANDIR  ?= $(PREFIX)/share/man
+COMPDIR ?= $(PREFIX)/share/bash-completion/completions
+DOCDIR  ?= $(PREFIX)/share/doc/ntfsmap
+
+CC     ?= cc
+AR     ?= ar
+CFLAGS ?= -O2 -g
+WERROR := $(if $(CI),-Werror)
+WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
+	  -Wwrite-strings -Wvla -Wformat=2 -Wundef $(WERROR)
+HARDEN := -fstack-protector-strong -D_FORTIFY_SOURCE=2
+BASE   := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DVERSION='"$(VERSION)"' $(WARN) -MMD -MP
+LIBS   := libntfs-3g devmapper blkid jansson
+
+B := build
+# Asked only when a recipe needs it: on a new machine pkg-config comes with `make deps`.
+PKG_CFLAGS = $(shell pkg-config --cflags $(LIBS))
+PKG_LIBS   = $(shell pkg-config --libs $(LIBS))
+
+LIB_SRC  := $(wildcard libvdisk/*.c libvdisk/user/*.c)
+MAP_SRC  := $(wildcard ntfsmap/*.c)
+LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
+LIB_PIC  := $(LIB_SRC:%.c=$(B)/%.pic.o)
+MAP_OBJ  := $(MAP_SRC:%.c=$(B)/%.o)
+UNITS    := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
+TOOLS    := $(B)/tests/ntfsforge
+SOVER    := 0
+
+all: $(B)/bin/ntfsmap $(B)/libvdisk.a $(B)/libvdisk.so $(B)/libvdisk.pc
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(BASE) $(CPPFLAGS) $(HARDEN) $(CFLAGS) $(PKG_CFLAGS) -c -o $@ $<
+
+$(B)/%.pic.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(BASE) $(CPPFLAGS) $(HARDEN) $(CFLAGS) -fPIC -c -o $@ $<
+
+$(B)/libvdisk.a: $(LIB_OBJ)
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(B)/libvdisk.so.$(SOVER): $(LIB_PIC) libvdisk/libvdisk.map
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,libvdisk.so.$(SOVER) \
+		-Wl,--version-script=libvdisk/libvdisk.map -Wl,-z,defs -o $@ $(LIB_PIC)
+
+$(B)/libvdisk.so: $(B)/libvdisk.so.$(SOVER)
+	ln -sf libvdisk.so.$(SOVER) $@
+
+$(B)/libvdisk.pc: libvdisk/libvdisk.pc.in Makefile
+	@mkdir -p $(@D)
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< >$@
+
+$(B)/bin/ntfsmap: $(MAP_OBJ) $(B)/libvdisk.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(PKG_LIBS)
+
+$(B)/tests/%: $(B)/tests/unit/%.o $(B)/libvdisk.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
+
+$(B)/tests/ntfsforge: $(patsubst %.c,$(B)/%.o,$(wildcard tests/tools/*.c))
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs libntfs-3g)
+
+# Everything that the tests run; separate from the tests, so that prove starts when all is there.
+tools: all $(UNITS) $(TOOLS)
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
+
+deps:
+	@tests/deps.sh build test
+
+demo: deps
+	@$(MAKE) --no-print-directory tools
+	@tests/demo.sh
+
+# TESTS='tests/vhd.t …' runs some of them. JOBS: virtual machines side by side.
+TESTS ?= $(sort $(wildcard tests/*.t))
+JOBS  ?= 2
+
+check: deps
+	@$(MAKE) --no-print-directory tools
+	@INSTALL=$(INSTALL) prove --timer -j$(JOBS) $(TESTS)
+
+lint:
+	@tests/deps.sh build lint
+	@tests/lint.sh
+
+install: all
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCDIR) \
+		$(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(COMPDIR) $(DESTDIR)$(DOCDIR)
+	install -m 755 $(B)/bin/ntfsmap $(DESTDIR)$(BINDIR)/
+	install -m 644 $(B)/libvdisk.a $(B)/libvdisk.so.$(SOVER) $(DESTDIR)$(LIBDIR)/
+	ln -sf libvdisk.so.$(SOVER) $(DESTDIR)$(LIBDIR)/libvdisk.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' libvdisk/libvdisk.pc.in \
+		>$(DESTDIR)$(LIBDIR)/pkgconfig/libvdisk.pc
+	install -m 644 libvdisk/vdisk.h $(DESTDIR)$(INCDIR)/
+	install -m 644 man/ntfsmap.8 $(DESTDIR)$(MANDIR)/man8/
+	install -m 644 ntfsmap/completion.bash $(DESTDIR)$(COMPDIR)/ntfsmap
+	install -m 644 README.md LICENSE $(DESTDIR)$(DOCDIR)/
+
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/ntfsmap $(DESTDIR)$(LIBDIR)/libvdisk.a \
+		$(DESTDIR)$(LIBDIR)/libvdisk.so $(DESTDIR)$(LIBDIR)/libvdisk.so.$(SOVER) \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/libvdisk.pc $(DESTDIR)$(INCDIR)/vdisk.h \
+		$(DESTDIR)$(MANDIR)/man8/ntfsmap.8 $(DESTDIR)$(COMPDIR)/ntfsmap \
+		$(DESTDIR)$(DOCDIR)/README.md $(DESTDIR)$(DOCDIR)/LICENSE
+	-rmdir $(DESTDIR)$(DOCDIR) 2>/dev/null
+
+clean:
+	rm -rf $(B)
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+	@echo 'make deps       install what building and testing need (Debian packages only)'
+	@echo 'make lint       clang-format, cppcheck, shellcheck'
+	@echo 'make clean      remove build/'
+	@echo 'INSTALL=no      never call apt; tests that lack a tool are skipped by name'
+
+.PHONY: all tools deps demo check lint install uninstall clean help
+.SECONDARY:
