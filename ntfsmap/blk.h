@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Block devices as sysfs and libblkid see them. */
+#ifndef NTFSMAP_BLK_H
+#define NTFSMAP_BLK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* All strings that are returned belong to the caller; NULL where there is nothing. */
+
+/* One line of an attribute below /sys/dev/block/MAJOR:MINOR/. */
+char *blk_attr(dev_t dev, const char *name);
+/* The node below /dev; for device-mapper the one in /dev/mapper. */
+char *blk_node(dev_t dev);
+/* Does the device-mapper UUID say that the device is one of ours, or a partition of one? */
+bool blk_is_ours(dev_t dev);
+/* The one device below a device-mapper device, 0 when there is not exactly one. */
+dev_t blk_only_slave(dev_t dev);
+/* false unless path is a block device. */
+bool blk_dev_of(const char *path, dev_t *dev);
+/* Does the device or file begin as an NTFS volume does? */
+bool blk_is_ntfs(const char *path);
+
+/*
+ * The one device with that tag: UUID, LABEL, PARTUUID or PARTLABEL. An NTFS UUID may have any case,
+ * a leading 0x, or be the short form XXXX-XXXX. Our own devices are skipped, as they repeat the
+ * tags of what they map.
+ */
+int blk_find(const char *tag, const char *value, char **device);
+
+/* Call fn with every NTFS volume that is not one of ours. */
+void blk_each_ntfs(void (*fn)(const char *device, void *ctx), void *ctx);
+
+#endif

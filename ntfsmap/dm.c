@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <libdevmapper.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "dm.h"
+#include "mounts.h"
+#include "msg.h"
+
+static char library_error[256]; /* libdevmapper's last complaint */
+
+static PRINTF(5, 6) void log_line(int level, const char *file, int line, int dm_errno,
+				  const char *fmt, ...)
+{
+	char buf[256];
+	va_list ap;
+
+	(void)file, (void)line, (void)dm_errno;
+	va_start(ap, fmt);
+	vsnprintf(buf, sizeof(buf), fmt, ap);
+	va_end(ap);
+	if ((level & 7) <= 3) /* errors; the upper bits say where to write them */
+		snprintf(library_error, sizeof(library_error), "%s", buf);
+	debug("libdevmapper: %s", buf);
+}
+
+static struct dm_task *new_task(int type, const char *name)
+{
+	struct dm_task *t;
+
+	dm_log_with_errno_init(log_line);
+	library_error[0] = '\0';
+	t = dm_task_create(type);
+	if (!t || (name && !dm_task_set_name(t, name))) {
+		if (t)
+			dm_task_destroy(t);
+		return NULL;
+	}
+	return t;
+}
+
+static int task_error(struct dm_task *t)
+{
+	int error = t ? dm_task_get_errno(t) : 0;
+
+	return error ? error : ENOMEM;
+}
+
+static int fail_task(int error, const char *what, const char *name)
+{
+	if (error == EBUSY)
+		return fail(BUSY, "%s %s: busy (%s)", what, name, library_error);
+	return fail(error == EEXIST ? BUSY : SYSTEM, "%s %s: %s (%s)", what, name, strerror(error),
+		    library_error[0] ? library_error : "no more is known; see dmesg");
+}
+
+bool dm_present(void)
+{
+	FILE *f = fopen("/proc/devices", "re");
+	char line[128];
+	bool found = false;
+
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = strstr(line, " device-mapper\n") != NULL;
+	if (f)
+		fclose(f);
+	return found;
+}
+
+int dm_need(void)
+{
+	struct dm_task *t;
+	int error = 0;
+
+	if (geteuid())
+		return fail(SYSTEM, "making and removing devices needs root");
+	t = new_task(DM_DEVICE_VERSION, NULL); /* loads the module when it can */
+	if (!t || !dm_task_run(t))
+		error = task_error(t);
+	if (t)
+		dm_task_destroy(t);
+	if (error)
+		return fail(SYSTEM,
+			    "the kernel's device-mapper cannot be used (%s): try `modprobe dm-mod`",
+			    strerror(error));
+	return DONE;
+}
+
+int dm_check_name(const char *name)
+{
+	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+				      "0123456789#+-.:=@_";
+
+	if (!*name || *name == '-' || !strcmp(name, ".") || !strcmp(name, "..") ||
+	    !strcmp(name, "control") || name[strspn(name, allowed)])
+		return fail(USAGE,
+			    "\"%s\" cannot be a device's name: letters, digits and #+-.:=@_ "
+			    "are allowed, and no '-' in front",
+			    name);
+	if (strlen(name) > DM_NAME_MAX)
+		return fail(USAGE, "the name \"%s\" is longer than %d bytes", name, DM_NAME_MAX);
+	return DONE;
+}
+
+static void add_line(struct dm_device *d, uint64_t start, uint64_t count, const char *type,
+		     const char *params)
+{
+	if ((d->n & (d->n - 1)) == 0) /* grow at powers of two */
+		d->lines = must_regrow(d->lines, d->n ? d->n * 2 : 1, sizeof(*d->lines));
+	d->lines[d->n++] =
+		(struct dm_line){ start, count, text_copy(type), text_copy(params ? params : "") };
+	d->sectors = start + count;
+}
+
+static void take_table(struct dm_task *t, struct dm_device *d)
+{
+	void *next = NULL;
+
+	do {
+		uint64_t start = 0, count = 0;
+		char *type = NULL, *params = NULL;
+
+		next = dm_get_next_target(t, next, &start, &count, &type, &params);
+		if (type)
+			add_line(d, start, count, type, params);
+	} while (next);
+}
+
+int dm_read(const char *name, struct dm_device *d)
+{
+	struct dm_task *t = new_task(DM_DEVICE_TABLE, name);
+	struct dm_info info;
+	const char *uuid;
+	int error = 0;
+
+	*d = (struct dm_device){ 0 };
+	if (!t || !dm_task_run(t) || !dm_task_get_info(t, &info))
+		error = task_error(t);
+	if (!error && info.exists) {
+		uuid = dm_task_get_uuid(t);
+		d->name = text_copy(name);
+		d->uuid = text_copy(uuid ? uuid : "");
+		d->dev = makedev(info.major, info.minor);
+		d->open_count = info.open_count;
+		d->readonly = info.read_only;
+		d->suspended = info.suspended;
+		d->live = info.live_table;
+		take_table(t, d);
+	}
+	if (t)
+		dm_task_destroy(t);
+	if (error && error != ENXIO)
+		return fail_task(error, "cannot read the table of", name);
+	return d->name ? DONE : NOT_FOUND;
+}
+
+static int read_each(struct dm_names *names, struct dm_devices *all)
+{
+	uint32_t next = 0;
+
+	if (!names || !names->dev)
+		return DONE;
+	do {
+		struct dm_device d;
+		int code;
+
+		names = (struct dm_names *)((char *)names + next);
+		next = names->next;
+		code = dm_read(names->name, &d);
+		if (code == NOT_FOUND)
+			continue; /* gone meanwhile */
+		if (code)
+			return code;
+		all->v = must_regrow(all->v, all->n + 1, sizeof(*all->v));
+		all->v[all->n++] = d;
+	} while (next);
+	return DONE;
+}
+
+int dm_read_all(struct dm_devices *all)
+{
+	struct dm_task *t;
+	int code = DONE;
+
+	*all = (struct dm_devices){ 0 };
+	if (!dm_present())
+		return DONE;
+	t = new_task(DM_DEVICE_LIST, NULL);
+	if (!t || !dm_task_run(t))
+		code = fail_errno(task_error(t), "cannot list the device-mapper devices");
+	else
+		code = read_each(dm_task_get_names(t), all);
+	if (t)
+		dm_task_destroy(t);
+	if (code)
+		dm_devices_free(all);
+	return code;
+}
+
+void dm_device_free(struct dm_device *d)
+{
+	for (size_t i = 0; i < d->n; i++) {
+		free(d->lines[i].type);
+		free(d->lines[i].params);
+	}
+	free(d->lines);
+	free(d->name);
+	free(d->uuid);
+	*d = (struct dm_device){ 0 };
+}
+
+void dm_devices_free(struct dm_devices *all)
+{
+	for (size_t i = 0; i < all->n; i++)
+		dm_device_free(&all->v[i]);
+	free(all->v);
+	*all = (struct dm_devices){ 0 };
+}
+
+bool dm_linear_line(const struct dm_line *line, dev_t *dev, uint64_t *offset)
+{
+	unsigned int maj, min;
+
+	if (!strcmp(line->type, "linear")) {
+		if (sscanf(line->params, "%u:%u %" SCNu64, &maj, &min, offset) != 3)
+			return false;
+	} else if (strcmp(line->type, "striped") ||
+		   sscanf(line->params, "1 %*u %u:%u %" SCNu64, &maj, &min, offset) != 3) {
+		return false;
+	}
+	*dev = makedev(maj, min);
+	return true;
+}
+
+bool dm_plan_of(const struct dm_device *d, struct plan *plan, dev_t *dev)
+{
+	bool ok = true;
+
+	*plan = (struct plan){ .readonly = d->readonly };
+	*dev = 0;
+	for (size_t i = 0; i < d->n && ok; i++) {
+		const struct dm_line *line = &d->lines[i];
+		uint64_t offset = VDISK_HOLE;
+		dev_t on = *dev;
+
+		if (strcmp(line->type, "zero"))
+			ok = dm_linear_line(line, &on, &offset) && (!*dev || on == *dev);
+		*dev = on;
+		ok = ok && line->start == plan->lines.sectors &&
+		     !vdisk_extents_add(&plan->lines, offset, line->count);
+	}
+	if (!ok)
+		plan_free(plan);
+	else
+		plan->device = text("%u:%u", major(*dev), minor(*dev));
+	return ok;
+}
+
+static bool add_targets(struct dm_task *t, const struct plan *plan)
+{
+	bool ok = true;
+
+	for (size_t i = 0; i < plan->lines.n && ok; i++) {
+		const struct vdisk_extent *line = &plan->lines.v[i];
+		char *params;
+		const char *type = plan_target(plan, line, &params);
+
+		ok = dm_task_add_target(t, line->file, line->count, type, params);
+		free(params);
+	}
+	return ok && (!plan->readonly || dm_task_set_ro(t));
+}
+
+/* Run with a cookie, so that udev has made the nodes and links when this returns; where udevd does
+ * not run the library makes and removes the node itself. */
+static int run_with_cookie(struct dm_task *t, uint16_t flags)
+{
+	uint32_t cookie = 0;
+	int error = 0;
+
+	if (!dm_task_set_cookie(t, &cookie, flags))
+		return ENOMEM;
+	if (!dm_task_run(t))
+		error = task_error(t);
+	dm_udev_wait(cookie);
+	return error;
+}
+
+int dm_create(const char *name, const char *uuid, const struct plan *plan, bool hidden)
+{
+	struct dm_task *t = new_task(DM_DEVICE_CREATE, name);
+	uint16_t flags = hidden ? DM_UDEV_DISABLE_DISK_RULES_FLAG |
+					  DM_UDEV_DISABLE_OTHER_RULES_FLAG |
+					  DM_UDEV_LOW_PRIORITY_FLAG
+				: 0;
+	int error = ENOMEM;
+
+	if (t && dm_task_set_uuid(t, uuid) && add_targets(t, plan) &&
+	    dm_task_set_add_node(t, DM_ADD_NODE_ON_CREATE))
+		error = run_with_cookie(t, flags);
+	if (t)
+		dm_task_destroy(t);
+	dm_lib_release();
+	return error ? fail_task(error, "cannot make the device", name) : DONE;
+}
+
+static int load_table(const char *name, const struct plan *plan)
+{
+	struct dm_task *t = new_task(DM_DEVICE_RELOAD, name);
+	int error = ENOMEM;
+
+	if (t && add_targets(t, plan))
+		error = dm_task_run(t) ? 0 : task_error(t);
+	if (t)
+		dm_task_destroy(t);
+	return error ? fail_task(error, "cannot load the new table of", name) : DONE;
+}
+
+int dm_reload(const char *name, const struct plan *plan)
+{
+	struct dm_task *t;
+	int code = load_table(name, plan);
+	int error = ENOMEM;
+
+	if (code)
+		return code;
+	t = new_task(DM_DEVICE_RESUME, name); /* suspends the old table, then swaps */
+	if (t)
+		error = run_with_cookie(t, 0);
+	if (t)
+		dm_task_destroy(t);
+	dm_lib_release();
+	return error ? fail_task(error, "cannot resume", name) : DONE;
+}
+
+int dm_remove(const char *name, bool deferred)
+{
+	struct dm_task *t = new_task(DM_DEVICE_REMOVE, name);
+	int error = ENOMEM;
+
+	/* udev may have it open for a moment: retry, but not when it is to wait anyway */
+	if (t && (deferred ? dm_task_deferred_remove(t) : dm_task_retry_remove(t)))
+		error = run_with_cookie(t, 0);
+	if (t)
+		dm_task_destroy(t);
+	dm_lib_release();
+	return error ? fail_task(error, "cannot close", name) : DONE;
+}
+
+static char *append(char *list, char *item)
+{
+	char *longer = list ? text("%s, %s", list, item) : text_copy(item);
+
+	free(list);
+	free(item);
+	return longer;
+}
+
+static char *holders_of(dev_t dev, char *users)
+{
+	char *path = text("/sys/dev/block/%u:%u/holders", major(dev), minor(dev));
+	DIR *dir = opendir(path);
+	struct dirent *d;
+
+	while (dir && (d = readdir(dir)))
+		if (d->d_name[0] != '.')
+			users = append(users, text("used by %s", d->d_name));
+	if (dir)
+		closedir(dir);
+	free(path);
+	return users;
+}
+
+char *dm_users(const struct dm_device *d)
+{
+	struct mounts mounts;
+	char *users = NULL;
+
+	mounts_read(&mounts);
+	for (size_t i = 0; i < mounts.n; i++)
+		if (mounts.v[i].dev == d->dev)
+			users = append(users, text("mounted on %s", mounts.v[i].point));
+	mounts_free(&mounts);
+	return holders_of(d->dev, users);
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "image.h"
+#include "msg.h"
+
+static void use_file(struct image *img)
+{
+	const struct volume *vol = img->vol;
+
+	img->name = text("%s:%s%s%s", vol->device, img->file->path, *img->file->stream ? ":" : "",
+			 img->file->stream);
+	img->where =
+		(struct where){ vol->device, vol->is_block, vol->rdev, vol->device_bytes / 512 };
+	img->logical_block = vol->logical_block;
+	img->io = (struct vdisk_io){ img->file, img->file->data_size, ntfs_file_read };
+}
+
+static int open_ntfs(struct image *img)
+{
+	int code = volume_open(img->src.device, &img->vol);
+
+	if (!code)
+		code = volume_find(img->vol, img->src.path, &img->file);
+	if (!code)
+		use_file(img);
+	return code;
+}
+
+static int open_plain(struct image *img)
+{
+	int ret, block = 512;
+	struct stat st;
+
+	img->name = text_copy(img->src.device);
+	img->fd = open(img->src.device, O_RDONLY | O_CLOEXEC);
+	if (img->fd < 0 || fstat(img->fd, &st))
+		return fail_errno(errno, "cannot open %s", img->src.device);
+	ret = vdisk_file_io(img->fd, &img->io);
+	if (ret)
+		return fail_errno(-ret, "%s", img->name);
+	if (S_ISBLK(st.st_mode) && ioctl(img->fd, BLKSSZGET, &block))
+		return fail_errno(errno, "%s", img->name);
+	img->where = (struct where){ img->src.device, S_ISBLK(st.st_mode), st.st_rdev,
+				     img->io.size / 512 };
+	img->logical_block = (uint32_t)block;
+	if (img->io.size / 512)
+		vdisk_extents_add(&img->whole, 0, img->io.size / 512);
+	return DONE;
+}
+
+int image_open(const char *spec, struct image *img)
+{
+	int code;
+
+	*img = (struct image){ .fd = -1 };
+	code = source_resolve(spec, &img->src);
+	if (!code)
+		code = img->src.kind == SOURCE_NTFS ? open_ntfs(img) : open_plain(img);
+	if (code)
+		image_close(img);
+	return code;
+}
+
+int image_open_record(const char *device, uint64_t record, uint16_t sequence, uint32_t stream_hash,
+		      struct image *img)
+{
+	int code;
+
+	*img = (struct image){ .fd = -1, .src = { SOURCE_NTFS, text_copy(device), NULL } };
+	code = volume_open(device, &img->vol);
+	if (!code)
+		code = volume_find_record(img->vol, record, sequence, stream_hash, &img->file);
+	if (code) {
+		image_close(img);
+		return code;
+	}
+	use_file(img);
+	return DONE;
+}
+
+const struct vdisk_extents *image_extents(const struct image *img)
+{
+	return img->file ? &img->file->extents : &img->whole;
+}
+
+struct ending {
+	const char *suffix;
+	const char *format; /* that such a name promises */
+};
+
+static const struct ending endings[] = {
+	{ ".vhd", "vhd" },   { ".avhd", "vhd" },    { ".vhdx", "vhdx" }, { ".avhdx", "vhdx" },
+	{ ".qcow", "qcow" }, { ".qcow2", "qcow2" }, { ".vmdk", "vmdk" }, { ".vdi", "vdi" },
+};
+
+/* Ventoy's plug-in has images end in .vtoy behind their own ending. */
+static const char *promised_format(const char *name)
+{
+	size_t len = strlen(name);
+
+	if (len > 5 && !strcasecmp(name + len - 5, ".vtoy"))
+		len -= 5;
+	for (size_t i = 0; i < ARRAY_SIZE(endings); i++) {
+		size_t n = strlen(endings[i].suffix);
+
+		if (len > n && !strncasecmp(name + len - n, endings[i].suffix, n))
+			return endings[i].format;
+	}
+	return NULL;
+}
+
+/* A damaged header makes an image look raw, and a raw disk would be written over its tables. A
+ * VMware flat extent is raw and says so. */
+static int check_promise(const struct image *img)
+{
+	const char *promise = promised_format(img->name);
+	size_t len = strlen(img->name);
+
+	if (!promise || strcmp(vdisk_info(img->vd)->format, "raw") ||
+	    (len > 10 && !strcasecmp(img->name + len - 10, "-flat.vmdk")))
+		return DONE;
+	return fail(
+		DAMAGED,
+		"%s is named like a %s image, but has no %s header or footer: it is damaged, or "
+		"raw (then say so: --format raw)",
+		img->name, promise, promise);
+}
+
+static int fail_image(const struct image *img, int error, const struct vdisk_error *err)
+{
+	char words[512];
+
+	if (!err->problem)
+		return fail_errno(error, "cannot read %s", img->name);
+	vdisk_error_text(err, words, sizeof(words));
+	return fail(exit_code_of(error), "%s: %s", img->name, words);
+}
+
+int image_probe(struct image *img, const char *format)
+{
+	struct vdisk_error err = { 0 };
+	int ret = vdisk_open(&img->io, format, &img->vd, &err);
+
+	if (ret)
+		return fail_image(img, -ret, &err);
+	return format ? DONE : check_promise(img);
+}
+
+static char *table_device(const struct where *at)
+{
+	char *out, *p;
+
+	if (at->is_block)
+		return text("%u:%u", major(at->rdev), minor(at->rdev));
+	p = out = must_alloc(2 * strlen(at->path) + 1);
+	for (const char *s = at->path; *s; s++) {
+		if (strchr(" \t\n\\", *s)) /* device-mapper's own escape */
+			*p++ = '\\';
+		*p++ = *s;
+	}
+	return out;
+}
+
+static int check_alignment(const struct image *img, const struct plan *plan)
+{
+	const struct vdisk_extent *line = plan_misaligned(plan, img->logical_block);
+
+	if (!line)
+		return DONE;
+	return fail(
+		REFUSED,
+		"%s: %s has logical blocks of %u bytes, but byte %llu of the virtual disk (%llu "
+		"bytes long) lies at byte %llu of it: only a loop device or a copy can help",
+		img->name, img->where.path, img->logical_block,
+		(unsigned long long)line->file * 512, (unsigned long long)line->count * 512,
+		(unsigned long long)line->device * 512);
+}
+
+int image_plan(struct image *img, bool readonly, struct plan *plan)
+{
+	const struct ntfs_file *f = img->file;
+	int ret;
+
+	*plan = (struct plan){ .readonly = readonly };
+	ret = plan_build(img->vd, image_extents(img), plan);
+	/* rw with a short valid data length was allowed by the user: what Windows would not see is
+	 * mapped then, so that what is written can be read again */
+	if (!ret && readonly && f && f->initialized_size < f->data_size)
+		ret = plan_zero_from(plan, f->initialized_size);
+	if (ret) {
+		plan_free(plan);
+		return fail_errno(-ret, "%s: cannot lay out the table", img->name);
+	}
+	plan->device = table_device(&img->where);
+	return check_alignment(img, plan);
+}
+
+void image_close(struct image *img)
+{
+	vdisk_close(img->vd);
+	vdisk_extents_free(&img->whole);
+	ntfs_file_close(img->file);
+	volume_close(img->vol);
+	if (img->fd >= 0)
+		close(img->fd);
+	source_free(&img->src);
+	free(img->name);
+	*img = (struct image){ .fd = -1 };
+}

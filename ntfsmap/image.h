@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A SOURCE that is open: the file, where it lies, and the image in it. */
+#ifndef NTFSMAP_IMAGE_H
+#define NTFSMAP_IMAGE_H
+
+#include "ntfs.h"
+#include "plan.h"
+#include "source.h"
+#include "users.h"
+
+struct image {
+	struct source src;
+	char *name;	    /* for messages: DEVICE:/path */
+	struct volume *vol; /* SOURCE_NTFS */
+	struct ntfs_file *file;
+	int fd;		    /* the others */
+	struct where where; /* what the extents are on; path belongs to src */
+	uint32_t logical_block;
+	struct vdisk_io io;
+	struct vdisk *vd;	    /* after image_probe() */
+	struct vdisk_extents whole; /* the others: one piece */
+};
+
+/* Resolve spec and open the file. */
+int image_open(const char *spec, struct image *img);
+
+/* The same for a file that an open mapping names by its MFT record. device is copied. */
+int image_open_record(const char *device, uint64_t record, uint16_t sequence, uint32_t stream_hash,
+		      struct image *img);
+
+/* Open the image in the file. format NULL: what it looks like; a name that promises a format which
+ * the contents are not is an error then. */
+int image_probe(struct image *img, const char *format);
+
+/* Where the file lies, in sectors. */
+const struct vdisk_extents *image_extents(const struct image *img);
+
+/* Build the table; checks the alignment that the device needs. */
+int image_plan(struct image *img, bool readonly, struct plan *plan);
+
+void image_close(struct image *img);
+
+#endif

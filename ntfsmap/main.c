@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The command line. */
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "verb.h"
+
+enum long_only { OPT_ALLOW = 256, OPT_JSON, OPT_CONCISE, OPT_TEST, OPT_DEFERRED, OPT_DEBUG };
+
+struct option_help {
+	char key; /* in verb.options */
+	const char *text;
+};
+
+static const struct option_help option_helps[] = {
+	{ 'r', "  -r, --readonly      map or check for reading only: less is refused" },
+	{ 'f', "  -f, --format FMT    raw or vhd, instead of what the contents look like" },
+	{ 'a',
+	  "      --allow=WORD    lift one refusal, named by the message (ntfsmap(8), SAFETY)" },
+	{ 'c', "      --concise       one line for `dmsetup create --concise`, with NAME" },
+	{ 't', "      --test          do all the checks, but make no device" },
+	{ 'd', "      --deferred      if it is in use, close it when that ends" },
+	{ 'j', "      --json          for scripts" },
+};
+
+const struct verb verbs[] = {
+	{ "table", verb_table, 1, 2, "[--concise NAME] SOURCE",
+	  "print the device-mapper table (this is what `ntfsmap SOURCE` does)", "rfac" },
+	{ "open", verb_open, 2, 2, "SOURCE NAME", "make the block device /dev/mapper/NAME",
+	  "rfat" },
+	{ "close", verb_close, 1, -1, "NAME...", "remove devices made by open", "d" },
+	{ "reload", verb_reload, 1, 1, "NAME", "follow a file that Windows extended or moved",
+	  "a" },
+	{ "list", verb_list, 0, 0, "", "show what is open", "j" },
+	{ "status", verb_status, 1, 1, "NAME", "show one open device", "j" },
+	{ "info", verb_info, 1, 1, "SOURCE", "show format and sizes", "fj" },
+	{ "map", verb_map, 1, 1, "SOURCE", "show the extents, as qemu-img map does", "fj" },
+	{ "cat", verb_cat, 1, 1, "SOURCE", "write the disk's contents to standard output", "f" },
+	{ "check", verb_check, 1, 1, "SOURCE", "show every safety fact of volume, file and image",
+	  "rfaj" },
+	{ "verify", verb_verify, 1, 1, "NAME", "compare an open device with the disk as it is now",
+	  "j" },
+	{ "host", verb_host, 2, 2, "DEVICE NAME",
+	  "make a read-only view of the NTFS volume, mountable beside open images", "" },
+	{ NULL, NULL, 0, 0, NULL, NULL, NULL },
+};
+
+static const struct option long_options[] = {
+	{ "readonly", no_argument, NULL, 'r' },
+	{ "format", required_argument, NULL, 'f' },
+	{ "allow", required_argument, NULL, OPT_ALLOW },
+	{ "json", no_argument, NULL, OPT_JSON },
+	{ "concise", no_argument, NULL, OPT_CONCISE },
+	{ "test", no_argument, NULL, OPT_TEST },
+	{ "deferred", no_argument, NULL, OPT_DEFERRED },
+	{ "debug", no_argument, NULL, OPT_DEBUG },
+	{ "quiet", no_argument, NULL, 'q' },
+	{ "help", no_argument, NULL, 'h' },
+	{ "version", no_argument, NULL, 'V' },
+	{ NULL, 0, NULL, 0 },
+};
+
+struct command {
+	struct options opt;
+	char used[16]; /* option keys that were given */
+	size_t n_used;
+	bool help, version;
+};
+
+static const struct verb *find_verb(const char *name)
+{
+	for (const struct verb *v = verbs; v->name; v++)
+		if (!strcmp(v->name, name))
+			return v;
+	return NULL;
+}
+
+static void print_help(const struct verb *only)
+{
+	if (only) {
+		printf("Usage: ntfsmap %s [OPTION...] %s\n%c%s.\n\n", only->name, only->args,
+		       only->help[0] - 'a' + 'A', only->help + 1);
+	} else {
+		printf("Usage: ntfsmap [VERB] [OPTION...] ARGUMENT...\n"
+		       "Make image files on a hibernated NTFS volume usable as block devices.\n\n");
+		for (const struct verb *v = verbs; v->name; v++)
+			printf("  %-7s %-24s %s\n", v->name, v->args, v->help);
+		printf("\nSOURCE: DEVICE:/path, UUID=…:/path, LABEL=…:/path, PARTUUID=…:/path, a "
+		       "path "
+		       "below a\nmounted NTFS volume, an image file, a block device.\n"
+		       "    ntfsmap /dev/sda3:/disk.vhd | dmsetup create disk\n\n");
+	}
+	for (size_t i = 0; i < sizeof(option_helps) / sizeof(option_helps[0]); i++)
+		if (!only || strchr(only->options, option_helps[i].key))
+			puts(option_helps[i].text);
+	puts("  -q, --quiet         no notes about what was done or seen\n"
+	     "      --debug         tell what libntfs-3g and libdevmapper say\n"
+	     "  -h, --help          this text; `ntfsmap VERB --help` for one verb\n"
+	     "  -V, --version\n\n"
+	     "Exit status: 0 done, 1 usage, 2 refused, 4 not found, 5 busy, 6 damaged or "
+	     "different,\n"
+	     "7 system error. See ntfsmap(8).");
+}
+
+static int add_allowed(struct request *req, const char *word)
+{
+	char *list = text_copy("");
+
+	for (const char *const *w = safety_words; *w; w++) {
+		char *longer = text("%s%s%s", list, *list ? ", " : "", *w);
+
+		free(list);
+		list = longer;
+		if (!strcmp(*w, word) && req->n_allowed < MAX_ALLOWED) {
+			req->allowed[req->n_allowed++] = word;
+			free(list);
+			return DONE;
+		}
+	}
+	fail(USAGE, "--allow=%s: the words are %s", word, list);
+	free(list);
+	return USAGE;
+}
+
+static int set_format(struct request *req, const char *format)
+{
+	if (!strcmp(format, "vpc")) /* qemu's name for it */
+		format = "vhd";
+	if (strcmp(format, "raw") && strcmp(format, "vhd"))
+		return fail(USAGE, "--format %s: the formats are raw and vhd", format);
+	req->format = format;
+	return DONE;
+}
+
+static void use(struct command *c, char key)
+{
+	if (c->n_used < sizeof(c->used) - 1)
+		c->used[c->n_used++] = key;
+}
+
+static int take_option(struct command *c, int key)
+{
+	switch (key) {
+	case 'r':
+		c->opt.req.readonly = true;
+		use(c, 'r');
+		return DONE;
+	case 'f':
+		use(c, 'f');
+		return set_format(&c->opt.req, optarg);
+	case OPT_ALLOW:
+		use(c, 'a');
+		return add_allowed(&c->opt.req, optarg);
+	case OPT_JSON:
+		c->opt.json = true;
+		use(c, 'j');
+		return DONE;
+	case OPT_CONCISE:
+		c->opt.concise = true;
+		use(c, 'c');
+		return DONE;
+	case OPT_TEST:
+		c->opt.test = true;
+		use(c, 't');
+		return DONE;
+	case OPT_DEFERRED:
+		c->opt.deferred = true;
+		use(c, 'd');
+		return DONE;
+	case OPT_DEBUG:
+		opt_debug = true;
+		return DONE;
+	case 'q':
+		opt_quiet = true;
+		return DONE;
+	case 'h':
+		c->help = true;
+		return DONE;
+	case 'V':
+		c->version = true;
+		return DONE;
+	default: /* getopt_long() has said why */
+		return fail(USAGE, "see ntfsmap --help");
+	}
+}
+
+static int parse(int argc, char **argv, struct command *c)
+{
+	int key;
+
+	while ((key = getopt_long(argc, argv, "rf:qhV", long_options, NULL)) != -1) {
+		int code = take_option(c, key);
+
+		if (code)
+			return code;
+	}
+	return DONE;
+}
+
+static int check_usage(const struct verb *v, const struct command *c, int n_args)
+{
+	for (size_t i = 0; i < c->n_used; i++)
+		if (!strchr(v->options, c->used[i]))
+			return fail(USAGE,
+				    "an option was given that %s does not have: see ntfsmap %s "
+				    "--help",
+				    v->name, v->name);
+	if (n_args < v->min_args || (v->max_args >= 0 && n_args > v->max_args))
+		return fail(USAGE, "usage: ntfsmap %s %s", v->name, v->args);
+	return DONE;
+}
+
+static int run(int argc, char **argv, const struct command *c, const struct verb **verb)
+{
+	int code;
+
+	*verb = find_verb("table");
+	if (argc < 1) {
+		if (c->help) {
+			print_help(NULL);
+			return DONE;
+		}
+		return fail(USAGE, "nothing to do: see ntfsmap --help");
+	}
+	if (find_verb(argv[0])) {
+		*verb = find_verb(argv[0]);
+		argc--;
+		argv++;
+	} else if (!source_looks_like(argv[0])) {
+		return fail(USAGE,
+			    "\"%s\" is no verb (ntfsmap --help), and a SOURCE has a '/', ':' or "
+			    "'=' in it: "
+			    "./%s for a file here",
+			    argv[0], argv[0]);
+	}
+	if (c->help) {
+		print_help(*verb);
+		return DONE;
+	}
+	code = check_usage(*verb, c, argc);
+	return code ? code : (*verb)->run(argc, argv, &c->opt);
+}
+
+/* dmsetup makes an empty device from an empty table, and calls it success: so it gets a line that
+ * it cannot parse. */
+static void spoil_table(void)
+{
+	const char *why = failure_text();
+
+	printf("refused: %s\n", why ? why : "see the messages");
+	fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+	const struct verb *verb = find_verb("table");
+	struct command c = { 0 };
+	int code;
+
+	signal(SIGPIPE, SIG_IGN); /* a broken pipe is an error like others */
+	if (argc > 1 && find_verb(argv[1]))
+		verb = find_verb(argv[1]); /* for errors in options */
+	code = parse(argc, argv, &c);
+	if (!code && c.version) {
+		puts("ntfsmap " VERSION);
+		return finish_stdout();
+	}
+	if (!code)
+		code = run(argc - optind, argv + optind, &c, &verb);
+	if (code && verb->run == verb_table)
+		spoil_table();
+	return code;
+}

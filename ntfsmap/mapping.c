@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "blk.h"
+#include "mapping.h"
+#include "msg.h"
+
+#define LOCK_FILE "/run/ntfsmap.lock"
+
+static void upper(char *s)
+{
+	for (; *s; s++)
+		*s = (char)toupper((unsigned char)*s);
+}
+
+static void lower(char *s)
+{
+	for (; *s; s++)
+		*s = (char)tolower((unsigned char)*s);
+}
+
+char *mapping_uuid(const struct image *img, const char *name)
+{
+	char *format = text_copy(vdisk_info(img->vd)->format);
+	const struct ntfs_file *f = img->file;
+	char *uuid;
+
+	upper(format);
+	if (f)
+		uuid = text(DM_OURS "%s-%016" PRIX64 "-%" PRIx64 "-%x-%x-%s", format,
+			    img->vol->serial, f->record, f->sequence, ntfs_stream_hash(f->stream),
+			    name);
+	else
+		uuid = text(DM_OURS "%s-%s-%s", format,
+			    img->src.kind == SOURCE_FILE ? "FILE" : "DEVICE", name);
+	free(format);
+	return uuid;
+}
+
+char *mapping_host_uuid(const struct volume *vol, const char *name)
+{
+	return text(DM_OURS "HOST-%016" PRIX64 "-%s", vol->serial, name);
+}
+
+static bool parse_uuid(const char *uuid, struct mapping *m)
+{
+	unsigned int sequence;
+	const char *rest;
+	int n = 0;
+
+	if (sscanf(uuid, DM_OURS "%7[A-Z0-9]-%n", m->format, &n) != 1 || !n)
+		return false;
+	lower(m->format);
+	rest = uuid + n;
+	if (!strcmp(m->format, "host")) {
+		m->kind = MAPPING_HOST;
+		return sscanf(rest, "%16" SCNx64 "-", &m->serial) == 1;
+	}
+	if (!strncmp(rest, "FILE-", 5) || !strncmp(rest, "DEVICE-", 7)) {
+		m->kind = *rest == 'F' ? MAPPING_FILE : MAPPING_DEVICE;
+		return true;
+	}
+	m->kind = MAPPING_NTFS;
+	if (sscanf(rest, "%16" SCNx64 "-%" SCNx64 "-%x-%x-", &m->serial, &m->record, &sequence,
+		   &m->stream_hash) != 4)
+		return false;
+	m->sequence = (uint16_t)sequence;
+	return true;
+}
+
+/* The first device that the table names. */
+static dev_t table_device(const struct dm_device *d)
+{
+	uint64_t offset;
+	dev_t dev;
+
+	for (size_t i = 0; i < d->n; i++)
+		if (dm_linear_line(&d->lines[i], &dev, &offset))
+			return dev;
+	return 0;
+}
+
+bool mapping_of(const struct dm_device *d, struct mapping *m)
+{
+	*m = (struct mapping){ 0 };
+	if (!parse_uuid(d->uuid, m))
+		return false;
+	m->table_dev = table_device(d);
+	if (m->table_dev) {
+		m->device = blk_attr(m->table_dev, "loop/backing_file");
+		if (!m->device)
+			m->device = blk_node(m->table_dev);
+	}
+	return true;
+}
+
+void mapping_free(struct mapping *m)
+{
+	free(m->device);
+	*m = (struct mapping){ 0 };
+}
+
+int mapping_open_image(const struct mapping *m, struct image *img)
+{
+	*img = (struct image){ .fd = -1 };
+	if (!m->device)
+		return fail(NOT_FOUND, "the device below the mapping is gone");
+	if (m->kind == MAPPING_NTFS)
+		return image_open_record(m->device, m->record, m->sequence, m->stream_hash, img);
+	return image_open(m->device, img);
+}
+
+char *mapping_source(const struct mapping *m)
+{
+	const char *device = m->device ? m->device : "?";
+	struct image img;
+	char *source;
+	int code;
+
+	if (m->kind != MAPPING_NTFS)
+		return text_copy(device);
+	msg_hush(true);
+	code = mapping_open_image(m, &img);
+	msg_hush(false);
+	if (code)
+		return text("%s:(MFT record %" PRIu64 ")", device, m->record);
+	source = text_copy(img.name);
+	image_close(&img);
+	return source;
+}
+
+static const char *bare_name(const char *name)
+{
+	static const char dir[] = "/dev/mapper/";
+
+	return strncmp(name, dir, strlen(dir)) ? name : name + strlen(dir);
+}
+
+int mapping_read(const char *name, struct dm_device *d, struct mapping *m)
+{
+	int code = dm_need();
+
+	if (!code)
+		code = dm_check_name(bare_name(name));
+	if (!code)
+		code = dm_read(bare_name(name), d);
+	if (code == NOT_FOUND)
+		return fail(NOT_FOUND, "%s is not open (`ntfsmap list` shows what is)", name);
+	if (code)
+		return code;
+	if (mapping_of(d, m))
+		return DONE;
+	fail(REFUSED,
+	     "%s was not made by `ntfsmap open` (its UUID is \"%s\"): dmsetup can handle it", name,
+	     d->uuid);
+	dm_device_free(d);
+	return REFUSED;
+}
+
+static int sweep(void)
+{
+	struct dm_devices all;
+	int code = dm_read_all(&all);
+
+	for (size_t i = 0; !code && i < all.n; i++) {
+		const struct dm_device *d = &all.v[i];
+
+		if (strncmp(d->uuid, DM_OURS, strlen(DM_OURS)) || d->live || d->open_count)
+			continue;
+		note("removing %s, which an interrupted ntfsmap left without a table", d->name);
+		code = dm_remove(d->name, false);
+	}
+	dm_devices_free(&all);
+	return code;
+}
+
+int mapping_lock(void)
+{
+	int fd = open(LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+	if (fd < 0)
+		return fail_errno(errno, "cannot open the lock %s", LOCK_FILE);
+	while (flock(fd, LOCK_EX))
+		if (errno != EINTR)
+			return fail_errno(errno, "cannot take the lock %s", LOCK_FILE);
+	return sweep(); /* fd stays open, and with it the lock, until the program ends */
+}
+
+int mapping_change(int (*change)(void *ctx), void *ctx)
+{
+	pid_t child;
+	int status;
+
+	fflush(stdout);
+	fflush(stderr);
+	child = fork();
+	if (child < 0)
+		return fail_errno(errno, "cannot start a process");
+	if (!child) {
+		setsid(); /* no Ctrl-C, no hang-up */
+		_exit(change(ctx));
+	}
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			return fail_errno(errno, "lost the process that changes the device");
+	if (WIFEXITED(status))
+		return WEXITSTATUS(status);
+	return fail(SYSTEM, "the process that changes the device was killed (signal %d)",
+		    WTERMSIG(status));
+}

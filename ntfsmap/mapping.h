@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Open mappings. Nothing about them is kept in files: the device-mapper UUID says what was mapped,
+ * the live table where it is, and the volume itself by which name.
+ *
+ *   NTFSMAP-<FORMAT>-<volume serial>-<MFT record>-<sequence>-<stream>-<name>   a file on NTFS;
+ *           stream is ntfs_stream_hash(), 0 for the unnamed one
+ *   NTFSMAP-<FORMAT>-FILE-<name>, NTFSMAP-<FORMAT>-DEVICE-<name>                   others
+ *   NTFSMAP-HOST-<volume serial>-<name>   a view of a volume
+ */
+#ifndef NTFSMAP_MAPPING_H
+#define NTFSMAP_MAPPING_H
+
+#include "dm.h"
+#include "image.h"
+
+enum mapping_kind { MAPPING_NTFS, MAPPING_FILE, MAPPING_DEVICE, MAPPING_HOST };
+
+struct mapping {
+	enum mapping_kind kind;
+	char format[8]; /* in lower case, as vdisk_open() takes it; "host" for a view */
+	uint64_t serial, record;
+	uint16_t sequence;
+	uint32_t stream_hash;
+	char *device; /* the volume, the image's device or its file, through a loop device or not */
+	dev_t table_dev; /* what the table names: the device or the loop device over it */
+};
+
+/* The caller frees. */
+char *mapping_uuid(const struct image *img, const char *name);
+char *mapping_host_uuid(const struct volume *vol, const char *name);
+
+/* What an open device maps; false when it is none of ours. */
+bool mapping_of(const struct dm_device *d, struct mapping *m);
+void mapping_free(struct mapping *m);
+
+/* Open what is mapped, as it is on the disk now. Not for views. */
+int mapping_open_image(const struct mapping *m, struct image *img);
+
+/* "DEVICE:/path" for people, however little can be found out. The caller frees. */
+char *mapping_source(const struct mapping *m);
+
+/* Read NAME (or /dev/mapper/NAME) and refuse what is not ours. */
+int mapping_read(const char *name, struct dm_device *d, struct mapping *m);
+
+/*
+ * Only one ntfsmap changes devices at a time, until the program ends. Takes away what one that was
+ * killed in the middle of it left behind: a device of ours that never got a table.
+ */
+int mapping_lock(void);
+
+/* Run change(ctx) in a process of its own that no signal to this one reaches, so that a device is
+ * made as a whole or not at all. */
+int mapping_change(int (*change)(void *ctx), void *ctx);
+
+#endif

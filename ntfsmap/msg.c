@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "msg.h"
+
+bool opt_debug, opt_quiet;
+
+static char last_failure[1024];
+static int hushed;
+
+void msg_hush(bool on)
+{
+	hushed += on ? 1 : -1;
+}
+
+const char *failure_text(void)
+{
+	return last_failure[0] ? last_failure : NULL;
+}
+
+int fail(enum exit_code code, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(last_failure, sizeof(last_failure), fmt, ap);
+	va_end(ap);
+	if (!hushed)
+		fprintf(stderr, "ntfsmap: %s\n", last_failure);
+	return code;
+}
+
+enum exit_code exit_code_of(int error)
+{
+	switch (error) {
+	case ENOENT:
+	case ENOTDIR:
+		return NOT_FOUND;
+	case EBUSY:
+	case EEXIST:
+		return BUSY;
+	case EUCLEAN:
+		return DAMAGED;
+	case EOPNOTSUPP:
+		return REFUSED;
+	default:
+		return SYSTEM;
+	}
+}
+
+int fail_errno(int error, const char *fmt, ...)
+{
+	char what[768];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(what, sizeof(what), fmt, ap);
+	va_end(ap);
+	return fail(exit_code_of(error), "%s: %s%s", what, strerror(error),
+		    (error == EACCES || error == EPERM) && geteuid() ? " (are you root?)" : "");
+}
+
+#define SAY(prefix, fmt)                   \
+	do {                               \
+		va_list ap;                \
+		va_start(ap, fmt);         \
+		fputs(prefix, stderr);     \
+		vfprintf(stderr, fmt, ap); \
+		fputc('\n', stderr);       \
+		va_end(ap);                \
+	} while (0)
+
+void warn(const char *fmt, ...)
+{
+	SAY("ntfsmap: warning: ", fmt);
+}
+
+void note(const char *fmt, ...)
+{
+	if (!opt_quiet)
+		SAY("ntfsmap: ", fmt);
+}
+
+void debug(const char *fmt, ...)
+{
+	if (opt_debug)
+		SAY("ntfsmap: debug: ", fmt);
+}
+
+static void *or_die(void *p)
+{
+	if (!p) {
+		fputs("ntfsmap: out of memory\n", stderr);
+		exit(SYSTEM);
+	}
+	return p;
+}
+
+char *text(const char *fmt, ...)
+{
+	char *s = NULL;
+	va_list ap;
+
+	va_start(ap, fmt);
+	if (vasprintf(&s, fmt, ap) < 0)
+		s = NULL;
+	va_end(ap);
+	return or_die(s);
+}
+
+char *text_copy(const char *s)
+{
+	return or_die(strdup(s));
+}
+
+void *must_alloc(size_t size)
+{
+	return or_die(calloc(1, size));
+}
+
+void *must_regrow(void *old, size_t count, size_t size)
+{
+	return or_die(reallocarray(old, count, size));
+}
+
+const char *human_size(unsigned long long bytes)
+{
+	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
+	static char ring[4][32];
+	static unsigned int next;
+	char *buf = ring[next++ % 4];
+	double value = (double)bytes;
+	size_t unit = 0;
+
+	while (value >= 1024 && unit + 1 < sizeof(units) / sizeof(units[0])) {
+		value /= 1024;
+		unit++;
+	}
+	snprintf(buf, sizeof(ring[0]), unit && value < 100 ? "%.1f %s" : "%.0f %s", value,
+		 units[unit]);
+	return buf;
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * NTFS, read only: a volume, a file on it, the runs of the file. libntfs-3g is used in ntfs.c and
+ * in the files that include ntfs-lib.h, nowhere else.
+ *
+ * Nothing here can write: the library gets a device whose write operations answer EROFS, over a
+ * descriptor that was opened O_RDONLY.
+ */
+#ifndef NTFSMAP_NTFS_H
+#define NTFSMAP_NTFS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "../libvdisk/extents.h"
+
+struct ntfs_lib; /* libntfs' own objects, see ntfs-lib.h */
+
+struct volume {
+	struct ntfs_lib *lib;
+	char *device; /* as it was named */
+	int fd;
+	bool is_block; /* or a regular file that holds a volume */
+	dev_t rdev;    /* of the block device */
+	uint64_t device_bytes;
+	uint32_t logical_block; /* of the device, in bytes; 512 for a regular file */
+	uint32_t cluster_size;
+	uint32_t mft_record_size;
+	uint64_t clusters;
+	uint64_t serial;
+	uint8_t major, minor;
+	bool dirty; /* $Volume says VOLUME_IS_DIRTY */
+	char *label;
+};
+
+enum runs_state {
+	RUNS_NONE,    /* resident or without a stream: there is no runlist */
+	RUNS_GOOD,    /* extents is what the file says, validated */
+	RUNS_DAMAGED, /* runs_problem says why; extents is empty */
+};
+
+struct ntfs_file {
+	struct volume *vol;
+	void *inode, *attr; /* libntfs' */
+	char *path;	    /* as it was found, with '/' */
+	char *stream;	    /* "" for the unnamed one */
+	uint64_t record;    /* of the MFT */
+	uint16_t sequence;
+	uint32_t file_flags; /* FILE_ATTR_*, from $STANDARD_INFORMATION */
+	uint16_t links;
+	bool directory, extend; /* extend: below $Extend */
+	uint32_t reparse_tag;	/* 0: none */
+	/* the $DATA attribute, from its record on the disk */
+	bool resident;
+	uint16_t attr_flags; /* compressed, encrypted, sparse */
+	uint64_t data_size, allocated_size, initialized_size;
+	enum runs_state runs;
+	char *runs_problem;
+	uint64_t holes;		      /* sectors */
+	struct vdisk_extents extents; /* of the allocated file, on the volume, in sectors */
+};
+
+/* Open a volume on a block device or in a regular file. Messages and exit codes are its own. */
+int volume_open(const char *device, struct volume **vol);
+void volume_close(struct volume *vol);
+
+/*
+ * Find path (components separated by '/' or, where no file of that literal name exists, '\'; exact
+ * case first, then without; a last `:stream` names an alternate data stream) and read everything
+ * about it that struct ntfs_file holds. A file that must not be mapped is not an error here: the
+ * safety checks say so. REFUSED for a component that is a reparse point.
+ */
+int volume_find(struct volume *vol, const char *path, struct ntfs_file **file);
+
+/* The same for a file that an open mapping names: the sequence must fit. stream_hash as in
+ * ntfs_stream_hash(). DAMAGED when the record now belongs to something else. */
+int volume_find_record(struct volume *vol, uint64_t record, uint16_t sequence, uint32_t stream_hash,
+		       struct ntfs_file **file);
+void ntfs_file_close(struct ntfs_file *file);
+
+/* Reads what Windows would: holes, and what lies beyond the valid data length, are zeros. 0 or a
+ * negative errno. Fits struct vdisk_io. */
+int ntfs_file_read(void *file, uint64_t offset, void *buf, size_t len);
+
+/* A short name for a stream in a device-mapper UUID; 0 for the unnamed stream only. */
+uint32_t ntfs_stream_hash(const char *stream);
+
+/* Are the clusters of the extents marked in $Bitmap? Counts those that are not. 0 or -errno. */
+int volume_bitmap_check(struct volume *vol, const struct vdisk_extents *x, uint64_t *missing,
+			uint64_t *first_missing);
+/* How many of the extents' clusters $BadClus lists. 0 or -errno. */
+int volume_badclus_check(struct volume *vol, const struct vdisk_extents *x, uint64_t *bad);
+
+/* Read the beginning of a file in the root directory (any spelling) or of a system file by record
+ * number. Returns bytes read, 0 when there is no such file, -errno. *size is the file's. */
+long volume_read_root_file(struct volume *vol, const char *name, void *buf, size_t len,
+			   uint64_t *size);
+long volume_read_record(struct volume *vol, uint64_t record, void *buf, size_t len);
+
+#endif

@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The rules. Which facts there are, and why each forbids what, is told in ntfsmap(8) "SAFETY"; the
+ * NTFS side of it is in ntfs.h.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blk.h"
+#include "safety.h"
+#include "sleep.h"
+
+/* FILE_ATTR_* and ATTR_IS_* of [MS-FSCC] 2.6 and of the attribute record. */
+#define FILE_READONLY		   0x1
+#define FILE_OFFLINE		   0x1000
+#define FILE_RECALL_ON_OPEN	   0x40000
+#define FILE_RECALL_ON_DATA_ACCESS 0x400000
+#define ATTR_COMPRESSED		   0x00ff
+#define ATTR_ENCRYPTED		   0x4000
+#define ATTR_SPARSE		   0x8000
+#define FIRST_USER_RECORD	   24
+#define TAG_CLOUD		   0x9000001a /* with any value in bits 12 to 15 */
+#define TAG_CLOUD_MASK		   0xffff0fff
+
+#define WORD_HIBERFILE	"hiberfile"
+#define WORD_CLOUD	"cloud"
+#define WORD_OFFLINE	"offline"
+#define WORD_READONLY	"readonly-file"
+#define WORD_VALID_DATA "valid-data-length"
+
+const char *const safety_words[] = { WORD_HIBERFILE, WORD_CLOUD,      WORD_OFFLINE,
+				     WORD_READONLY,  WORD_VALID_DATA, NULL };
+
+static PRINTF(4, 5) struct fact *add(struct facts *facts, const char *name, enum exit_code code,
+				     const char *fmt, ...)
+{
+	struct fact *f;
+	va_list ap;
+
+	facts->v = must_regrow(facts->v, facts->n + 1, sizeof(*facts->v));
+	f = &facts->v[facts->n++];
+	*f = (struct fact){ .name = name, .code = code };
+	va_start(ap, fmt);
+	if (vasprintf(&f->text, fmt, ap) < 0)
+		f->text = NULL;
+	va_end(ap);
+	return f;
+}
+
+#define ok(facts, name, ...)	    add(facts, name, DONE, __VA_ARGS__)
+#define objection(facts, name, ...) add(facts, name, REFUSED, __VA_ARGS__)
+#define caution(facts, name, ...)   (add(facts, name, DONE, __VA_ARGS__)->warn = true)
+
+/* An objection that a word may lift. */
+static void liftable(struct fact *f, const char *word, const struct request *req)
+{
+	f->allow = word;
+	for (size_t i = 0; i < req->n_allowed; i++)
+		if (!strcmp(req->allowed[i], word))
+			f->lifted = true;
+	if (f->lifted) {
+		f->code = DONE;
+		f->warn = true;
+	}
+}
+
+static void look_at_size(const struct volume *vol, struct facts *facts)
+{
+	uint64_t needed = vol->clusters * vol->cluster_size;
+
+	ok(facts, "volume", "NTFS %u.%u%s%s%s, serial number %016llX, %llu clusters of %u bytes",
+	   vol->major, vol->minor, *vol->label ? " \"" : "", vol->label, *vol->label ? "\"" : "",
+	   (unsigned long long)vol->serial, (unsigned long long)vol->clusters, vol->cluster_size);
+	if (vol->device_bytes < needed)
+		add(facts, "size", DAMAGED,
+		    "the volume needs %llu bytes, %s has %llu: the end is missing",
+		    (unsigned long long)needed, vol->device, (unsigned long long)vol->device_bytes);
+	else
+		ok(facts, "size", "the whole volume is on the device");
+}
+
+static void look_at_sleep(struct volume *vol, const struct request *req, struct facts *facts)
+{
+	struct sleep_state s;
+
+	volume_sleep_state(vol, &s);
+	if (s.hiberfile == HIBER_RESUMING || s.hiberfile == HIBER_UNKNOWN)
+		liftable(objection(facts, "hiberfile", "%s (it begins with \"%s\")",
+				   hiberfile_text(s.hiberfile), s.magic),
+			 WORD_HIBERFILE, req);
+	else if (s.hiberfile == HIBER_UNREADABLE)
+		add(facts, "hiberfile", DAMAGED, "%s", hiberfile_text(s.hiberfile));
+	else if (s.hiberfile == HIBER_HIBERNATED)
+		caution(facts, "hiberfile", "%s", hiberfile_text(s.hiberfile));
+	else
+		ok(facts, "hiberfile", "%s", hiberfile_text(s.hiberfile));
+
+	if (s.logfile == LOG_CLEAN)
+		ok(facts, "logfile", "%s (version %d.%d)", logfile_text(s.logfile), s.log_major,
+		   s.log_minor);
+	else if (s.logfile == LOG_IN_USE || s.logfile == LOG_UNCLEAN)
+		caution(facts, "logfile", "%s (version %d.%d)", logfile_text(s.logfile),
+			s.log_major, s.log_minor);
+	else
+		caution(facts, "logfile", "%s", logfile_text(s.logfile));
+
+	if (vol->dirty)
+		caution(facts, "dirty", "Windows has marked the volume for a check (chkdsk)");
+	else
+		ok(facts, "dirty", "the volume is not marked for a check");
+}
+
+static int look_at_users(struct image *img, const struct request *req, struct facts *facts)
+{
+	struct users *u = &facts->users;
+	bool good = !img->file || img->file->runs == RUNS_GOOD;
+	int code =
+		users_find(&img->where, good && image_extents(img)->n ? image_extents(img) : NULL,
+			   req->except, u);
+
+	if (code)
+		return code;
+	if (u->mounted == MOUNT_WRITABLE)
+		objection(facts, "mounted",
+			  "Linux has it mounted read-write on %s: unmount it first",
+			  u->mount_point);
+	else if (u->mounted == MOUNT_READONLY)
+		ok(facts, "mounted", "Linux has it mounted read-only on %s", u->mount_point);
+	else if (u->held)
+		add(facts, "mounted", BUSY,
+		    "another program holds %s exclusively (a mount in another namespace?): end it "
+		    "first",
+		    img->where.path);
+	else
+		ok(facts, "mounted", "Linux has not mounted it");
+
+	if (u->writer && !req->readonly)
+		objection(facts, "overlap",
+			  "%s already maps some of its clusters read-write: close that first",
+			  u->writer);
+	else if (u->writer || u->reader)
+		caution(facts, "overlap",
+			"%s maps some of its clusters too, and sees other contents "
+			"as they are cached",
+			u->writer ? u->writer : u->reader);
+	else
+		ok(facts, "overlap", "no other device maps its clusters");
+	return DONE;
+}
+
+static bool is_name(const char *path, const char *name)
+{
+	return !strcasecmp(path, name);
+}
+
+static void look_at_kind(const struct ntfs_file *f, struct facts *facts)
+{
+	if (f->directory)
+		objection(facts, "kind", "it is a directory");
+	else if (f->record < FIRST_USER_RECORD || f->extend)
+		objection(facts, "kind", "it is a system file of NTFS (MFT record %llu)",
+			  (unsigned long long)f->record);
+	else if (is_name(f->path, "/hiberfil.sys") || is_name(f->path, "/pagefile.sys") ||
+		 is_name(f->path, "/swapfile.sys"))
+		objection(facts, "kind", "it holds the memory of the sleeping Windows");
+	else
+		ok(facts, "kind", "an ordinary file, MFT record %llu sequence %u, %u name%s",
+		   (unsigned long long)f->record, f->sequence, f->links, f->links == 1 ? "" : "s");
+}
+
+struct tag {
+	uint32_t tag;
+	const char *what;
+};
+
+/* [MS-FSCC] 2.1.2.1 */
+static const struct tag tags[] = {
+	{ 0x80000017, "compressed by the Windows Overlay Filter (compact /exe): in Windows, "
+		      "`compact /u /exe` on the file" },
+	{ 0x80000013,
+	  "deduplicated: in Windows, copy the file or `Start-DedupJob -Type Unoptimization`" },
+	{ 0xa000000c, "a symbolic link: name the file it points to" },
+	{ 0xa0000003, "a junction: name the folder it points to" },
+};
+
+static void look_at_reparse(const struct ntfs_file *f, const struct request *req,
+			    struct facts *facts)
+{
+	const char *what = "a reparse point, whose contents are kept by a filter driver";
+
+	if (!f->reparse_tag)
+		return;
+	if ((f->reparse_tag & TAG_CLOUD_MASK) == TAG_CLOUD) {
+		liftable(objection(facts, "reparse",
+				   "it is synchronised with a cloud (tag 0x%08x): the client would "
+				   "upload, or free, what changes behind its back",
+				   f->reparse_tag),
+			 WORD_CLOUD, req);
+		return;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(tags); i++)
+		if (tags[i].tag == f->reparse_tag)
+			what = tags[i].what;
+	objection(facts, "reparse", "it is %s (tag 0x%08x)", what, f->reparse_tag);
+}
+
+static void look_at_attributes(const struct ntfs_file *f, const struct request *req,
+			       struct facts *facts)
+{
+	if (f->file_flags & (FILE_OFFLINE | FILE_RECALL_ON_OPEN | FILE_RECALL_ON_DATA_ACCESS))
+		liftable(objection(
+				 facts, "offline",
+				 "its attributes (0x%x) say that its contents are stored elsewhere",
+				 f->file_flags),
+			 WORD_OFFLINE, req);
+	if (f->file_flags & FILE_READONLY && !req->readonly)
+		liftable(objection(facts, "readonly",
+				   "it is marked read-only in Windows, as the "
+				   "parents of other images are"),
+			 WORD_READONLY, req);
+}
+
+/* How the data are stored. false when there are no runs to look at. */
+static bool look_at_storage(const struct ntfs_file *f, const struct request *req,
+			    struct facts *facts)
+{
+	if (f->resident) {
+		objection(facts, "resident",
+			  f->data_size
+				  ? "its %llu bytes are inside the MFT record: it has no clusters"
+				  : "it is empty (%llu bytes)",
+			  (unsigned long long)f->data_size);
+		return false;
+	}
+	if (!f->data_size)
+		objection(facts, "resident", "it is empty");
+	if (f->attr_flags & ATTR_COMPRESSED)
+		objection(facts, "compressed",
+			  "it is compressed by NTFS: in Windows, `compact /u` on "
+			  "the file");
+	if (f->attr_flags & ATTR_ENCRYPTED)
+		objection(facts, "encrypted",
+			  "it is encrypted by EFS: in Windows, `cipher /d` on the "
+			  "file");
+	if ((f->attr_flags & ATTR_SPARSE || f->holes) && !req->readonly)
+		objection(facts, "sparse",
+			  "it is sparse (%llu bytes have no clusters): in Windows, copy "
+			  "it to a new file; --readonly works",
+			  (unsigned long long)f->holes * 512);
+	return true;
+}
+
+static void look_at_valid_data(const struct ntfs_file *f, const struct request *req,
+			       struct facts *facts)
+{
+	uint64_t valid = f->initialized_size;
+
+	if (valid >= f->data_size) {
+		ok(facts, "valid-data", "all of its bytes are valid");
+		return;
+	}
+	if (req->readonly && valid % VDISK_SECTOR == 0) {
+		caution(facts, "valid-data",
+			"only the first %llu bytes are valid, the rest reads as zeros",
+			(unsigned long long)valid);
+		return;
+	}
+	liftable(
+		objection(
+			facts, "valid-data",
+			"only the first %llu of %llu bytes are valid: Windows reads zeros behind "
+			"them "
+			"and would wipe what is written there. In Windows, write the file once, or "
+			"`fsutil file setvaliddata`%s",
+			(unsigned long long)valid, (unsigned long long)f->data_size,
+			valid % VDISK_SECTOR ? "" : "; --readonly works"),
+		WORD_VALID_DATA, req);
+}
+
+static void look_at_clusters(const struct ntfs_file *f, struct facts *facts)
+{
+	uint64_t n = 0, first = 0;
+
+	if (volume_bitmap_check(f->vol, &f->extents, &n, &first))
+		add(facts, "bitmap", DAMAGED, "the volume's $Bitmap cannot be read");
+	else if (n)
+		objection(facts, "bitmap",
+			  "%llu of its clusters are free according to $Bitmap, the first is LCN "
+			  "%llu: "
+			  "let Windows run chkdsk",
+			  (unsigned long long)n, (unsigned long long)first);
+	else
+		ok(facts, "bitmap", "$Bitmap marks all of its clusters as used");
+
+	if (volume_badclus_check(f->vol, &f->extents, &n))
+		add(facts, "bad-clusters", DAMAGED, "the volume's $BadClus cannot be read");
+	else if (n)
+		objection(facts, "bad-clusters",
+			  "%llu of its clusters are in the list of bad clusters",
+			  (unsigned long long)n);
+	else
+		ok(facts, "bad-clusters", "none of its clusters is listed as bad");
+}
+
+static void look_at_file(const struct ntfs_file *f, const struct request *req, struct facts *facts)
+{
+	look_at_kind(f, facts);
+	if (f->directory)
+		return;
+	look_at_reparse(f, req, facts);
+	look_at_attributes(f, req, facts);
+	if (!look_at_storage(f, req, facts))
+		return;
+	look_at_valid_data(f, req, facts);
+	if (f->runs == RUNS_DAMAGED) {
+		add(facts, "runs", DAMAGED, "%s: let Windows run chkdsk", f->runs_problem);
+		return;
+	}
+	ok(facts, "runs", "%llu bytes in %zu run%s, all inside the volume",
+	   (unsigned long long)f->data_size, f->extents.n, f->extents.n == 1 ? "" : "s");
+	look_at_clusters(f, facts);
+}
+
+/* Someone who names a partition with NTFS on it means a file, not the volume as a disk. */
+static void look_at_device(const struct image *img, struct facts *facts)
+{
+	if (img->where.is_block && blk_is_ntfs(img->where.path))
+		objection(
+			facts, "kind",
+			"it is an NTFS volume: name a file on it, %s:/path, or use `ntfsmap host`",
+			img->where.path);
+	else
+		ok(facts, "kind", img->where.is_block ? "a block device" : "a regular file");
+}
+
+int safety_look(struct image *img, const struct request *req, struct facts *facts)
+{
+	int code;
+
+	*facts = (struct facts){ 0 };
+	if (img->vol)
+		look_at_size(img->vol, facts);
+	code = look_at_users(img, req, facts);
+	if (code)
+		return code;
+	if (img->vol)
+		look_at_sleep(img->vol, req, facts);
+	if (img->file)
+		look_at_file(img->file, req, facts);
+	else if (!img->vol)
+		look_at_device(img, facts);
+	return DONE;
+}
+
+void safety_look_image(struct image *img, const struct request *req, struct facts *facts)
+{
+	const struct vdisk_info *info;
+	int code;
+
+	msg_hush(true); /* the fact says it */
+	code = image_probe(img, req->format);
+	msg_hush(false);
+	if (code) {
+		add(facts, "image", (enum exit_code)code, "%s", failure_text());
+		return;
+	}
+	info = vdisk_info(img->vd);
+	ok(facts, "image", "%s%s%s, a disk of %llu bytes (%s)", info->format,
+	   info->subformat ? " " : "", info->subformat ? info->subformat : "",
+	   (unsigned long long)info->virtual_size, human_size(info->virtual_size));
+	if (info->tail)
+		caution(facts, "tail",
+			"the last %llu bytes do not fill a sector and are not part of the disk",
+			(unsigned long long)info->tail);
+	if (info->saved_state)
+		caution(facts, "saved-state",
+			"it belongs to a virtual machine in a saved state, which "
+			"will not expect changes");
+}
+
+enum exit_code safety_verdict(const struct facts *facts)
+{
+	for (size_t i = 0; i < facts->n; i++)
+		if (facts->v[i].code)
+			return facts->v[i].code;
+	return DONE;
+}
+
+int safety_enforce(const struct image *img, const struct facts *facts)
+{
+	for (size_t i = 0; i < facts->n; i++) {
+		const struct fact *f = &facts->v[i];
+
+		if (f->code)
+			return fail(f->code, "%s: %s%s%s", img->name, f->text,
+				    f->allow ? "; at your own risk: --allow=" : "",
+				    f->allow ? f->allow : "");
+	}
+	for (size_t i = 0; i < facts->n; i++)
+		if (facts->v[i].warn)
+			note("%s: %s", img->name, facts->v[i].text);
+	return DONE;
+}
+
+const char *fact_word(const struct fact *fact)
+{
+	switch (fact->code) {
+	case DONE:
+		return fact->warn ? "warn" : "ok";
+	case REFUSED:
+		return "refuse";
+	case DAMAGED:
+		return "damaged";
+	case BUSY:
+		return "busy";
+	default:
+		return "failed";
+	}
+}
+
+void facts_free(struct facts *facts)
+{
+	for (size_t i = 0; i < facts->n; i++)
+		free(facts->v[i].text);
+	free(facts->v);
+	users_free(&facts->users);
+	*facts = (struct facts){ 0 };
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Is it safe to map this file? Each fact is looked at on its own; `check` shows them all, `open`
+ * and `table` stop at those that forbid it. */
+#ifndef NTFSMAP_SAFETY_H
+#define NTFSMAP_SAFETY_H
+
+#include "image.h"
+#include "msg.h"
+
+#define MAX_ALLOWED 16
+
+struct request {
+	bool readonly;
+	const char *format;
+	const char *except;		  /* a mapping that does not count: the one reloaded */
+	const char *allowed[MAX_ALLOWED]; /* --allow words */
+	size_t n_allowed;
+};
+
+struct fact {
+	const char *name;    /* a constant word, stable: scripts read it */
+	enum exit_code code; /* DONE: no objection */
+	bool warn;	     /* only with DONE */
+	const char *allow;   /* the word that lifts it, or NULL */
+	bool lifted;
+	char *text;
+};
+
+struct facts {
+	struct fact *v;
+	size_t n;
+	struct users users; /* as found meanwhile */
+};
+
+/* The words that --allow takes, NULL-terminated. */
+extern const char *const safety_words[];
+
+/* Look at volume and file. vol facts only when img->file is NULL and img->vol is not. */
+int safety_look(struct image *img, const struct request *req, struct facts *facts);
+
+/* The same for the image in the file, after safety_look(); opens it by image_probe(). */
+void safety_look_image(struct image *img, const struct request *req, struct facts *facts);
+
+/* The exit code of the first objection, DONE without one. */
+enum exit_code safety_verdict(const struct facts *facts);
+
+/* Say warnings on stderr and fail() with the first objection. */
+int safety_enforce(const struct image *img, const struct facts *facts);
+
+const char *fact_word(const struct fact *fact); /* "ok", "warn", "refuse", "damaged" */
+void facts_free(struct facts *facts);
+
+#endif

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* close, list, status and verify: what is done with open mappings. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+#include "mapping.h"
+#include "verb.h"
+
+int print_json(json_t *j)
+{
+	int ret = json_dumpf(j, stdout, JSON_INDENT(2));
+
+	json_decref(j);
+	putchar('\n');
+	return ret ? fail(SYSTEM, "cannot print JSON") : finish_stdout();
+}
+
+struct removal {
+	const char *name;
+	bool deferred;
+};
+
+static int remove_device(void *ctx)
+{
+	const struct removal *r = ctx;
+
+	return dm_remove(r->name, r->deferred);
+}
+
+static int close_one(const char *name, bool deferred)
+{
+	struct removal r = { .deferred = deferred };
+	struct dm_device d;
+	struct mapping m;
+	char *users;
+	int code = mapping_read(name, &d, &m);
+
+	if (code)
+		return code;
+	users = dm_users(&d);
+	r.name = d.name;
+	if (!deferred && d.open_count > 0 && users)
+		code = fail(BUSY, "%s is in use: %s (--deferred closes it when that ends)", d.name,
+			    users);
+	else
+		code = mapping_change(remove_device, &r);
+	free(users);
+	mapping_free(&m);
+	dm_device_free(&d);
+	return code;
+}
+
+int verb_close(int argc, char **argv, const struct options *opt)
+{
+	int first = dm_need();
+
+	if (!first)
+		first = mapping_lock();
+	if (first)
+		return first;
+	for (int i = 0; i < argc; i++) {
+		int code = close_one(argv[i], opt->deferred);
+
+		if (!first)
+			first = code;
+	}
+	return first;
+}
+
+/* What list and status tell about one mapping. */
+static json_t *describe(const struct dm_device *d, const struct mapping *m)
+{
+	char *source = mapping_source(m);
+	char *users = dm_users(d);
+	json_t *j =
+		json_pack("{s:s, s:s, s:s, s:s, s:I, s:n, s:i, s:s?, s:s, s:i, s:s, s:b}", "name",
+			  d->name, "source", source, "format", m->format, "mode",
+			  !d->live	? "incomplete"
+			  : d->readonly ? "ro"
+					: "rw",
+			  "size", (json_int_t)d->sectors * 512, "room", "users", d->open_count,
+			  "used_by", users, "uuid", d->uuid, "extents", (int)d->n, "table_device",
+			  m->device ? m->device : "", "suspended", d->suspended);
+
+	free(source);
+	free(users);
+	return j;
+}
+
+static const char *str(json_t *j, const char *key)
+{
+	const char *s = json_string_value(json_object_get(j, key));
+
+	return s ? s : "-";
+}
+
+static void print_list(json_t *list)
+{
+	size_t name = 4, source = 6, i;
+	json_t *j;
+
+	json_array_foreach (list, i, j) {
+		if (strlen(str(j, "name")) > name)
+			name = strlen(str(j, "name"));
+		if (strlen(str(j, "source")) > source)
+			source = strlen(str(j, "source"));
+	}
+	if (json_array_size(list))
+		printf("%-*s  %-*s  %-6s  %-4s  %10s  %4s  %5s\n", (int)name, "NAME", (int)source,
+		       "SOURCE", "FORMAT", "MODE", "SIZE", "ROOM", "USERS");
+	json_array_foreach (list, i, j)
+		printf("%-*s  %-*s  %-6s  %-4s  %10s  %4s  %5lld\n", (int)name, str(j, "name"),
+		       (int)source, str(j, "source"), str(j, "format"), str(j, "mode"),
+		       human_size(
+			       (unsigned long long)json_integer_value(json_object_get(j, "size"))),
+		       str(j, "room"), (long long)json_integer_value(json_object_get(j, "users")));
+}
+
+int verb_list(int argc, char **argv, const struct options *opt)
+{
+	json_t *list = json_array();
+	struct dm_devices all;
+	struct mapping m;
+	int code = dm_present() ? dm_need() : DONE;
+
+	(void)argc, (void)argv;
+	if (!code)
+		code = dm_read_all(&all);
+	if (code) {
+		json_decref(list);
+		return code;
+	}
+	for (size_t i = 0; i < all.n; i++) {
+		if (!mapping_of(&all.v[i], &m))
+			continue;
+		json_array_append_new(list, describe(&all.v[i], &m));
+		mapping_free(&m);
+	}
+	dm_devices_free(&all);
+	if (opt->json)
+		return print_json(list);
+	print_list(list);
+	json_decref(list);
+	return finish_stdout();
+}
+
+int verb_status(int argc, char **argv, const struct options *opt)
+{
+	struct dm_device d;
+	struct mapping m;
+	json_t *j;
+	int code = mapping_read(argv[0], &d, &m);
+
+	(void)argc;
+	if (code)
+		return code;
+	j = describe(&d, &m);
+	if (opt->json) {
+		code = print_json(json_incref(j));
+	} else {
+		printf("name:     %s\nsource:   %s\nformat:   %s\nmode:     %s%s\n", d.name,
+		       str(j, "source"), m.format, str(j, "mode"),
+		       d.suspended ? " (suspended)" : "");
+		printf("size:     %llu (%s)\nroom:     %s\nextents:  %zu\n",
+		       (unsigned long long)d.sectors * 512, human_size(d.sectors * 512),
+		       str(j, "room"), d.n);
+		printf("device:   %u:%u on %u:%u\nusers:    %d%s%s\nuuid:     %s\n", major(d.dev),
+		       minor(d.dev), major(m.table_dev), minor(m.table_dev), d.open_count,
+		       d.open_count ? ", " : "", d.open_count ? str(j, "used_by") : "", d.uuid);
+		code = finish_stdout();
+	}
+	json_decref(j);
+	mapping_free(&m);
+	dm_device_free(&d);
+	return code;
+}
+
+/* The first sector at which two tables differ; false when they do not. */
+static bool first_difference(const struct plan *live, const struct plan *disk, uint64_t *sector)
+{
+	struct vdisk_extent a, b;
+
+	for (*sector = 0;; *sector += a.count < b.count ? a.count : b.count) {
+		bool in_live = vdisk_extents_at(&live->lines, *sector, &a);
+		bool in_disk = vdisk_extents_at(&disk->lines, *sector, &b);
+
+		if (!in_live && !in_disk)
+			return false;
+		if (!in_live || !in_disk || a.device != b.device)
+			return true;
+	}
+}
+
+static void describe_place(const struct plan *plan, uint64_t sector, char *buf, size_t size)
+{
+	struct vdisk_extent e;
+
+	if (!vdisk_extents_at(&plan->lines, sector, &e))
+		snprintf(buf, size, "ends there");
+	else if (e.device == VDISK_HOLE)
+		snprintf(buf, size, "reads zeros");
+	else
+		snprintf(buf, size, "uses sector %llu", (unsigned long long)e.device);
+}
+
+static int compare(const struct dm_device *d, const struct image *img, const struct plan *disk)
+{
+	struct plan live;
+	uint64_t sector;
+	char a[64], b[64];
+	dev_t dev;
+	bool differ;
+
+	if (!dm_plan_of(d, &live, &dev))
+		return fail(DAMAGED, "%s: the live table has targets that ntfsmap does not make",
+			    d->name);
+	differ = first_difference(&live, disk, &sector);
+	describe_place(&live, sector, a, sizeof(a));
+	describe_place(disk, sector, b, sizeof(b));
+	plan_free(&live);
+	if (!differ)
+		return DONE;
+	return fail(
+		DAMAGED,
+		"%s: at sector %llu the open mapping %s, but %s now %s: close it at once unless "
+		"the file only grew (then: ntfsmap reload %s)",
+		d->name, (unsigned long long)sector, a, img->name, b, d->name);
+}
+
+static int verify_image(const struct dm_device *d, const struct mapping *m)
+{
+	struct plan plan = { 0 };
+	struct image img;
+	int code = mapping_open_image(m, &img);
+
+	if (code)
+		return code;
+	if (m->kind == MAPPING_NTFS && img.vol->serial != m->serial)
+		code = fail(DAMAGED, "%s: %s is another volume now", d->name, img.vol->device);
+	if (!code && img.file && img.file->runs != RUNS_GOOD)
+		code = fail(DAMAGED, "%s: %s", img.name,
+			    img.file->runs_problem ? img.file->runs_problem : "it has no runs now");
+	if (!code)
+		code = image_probe(&img, m->format);
+	if (!code)
+		code = image_plan(&img, d->readonly, &plan);
+	if (!code)
+		code = compare(d, &img, &plan);
+	plan_free(&plan);
+	image_close(&img);
+	return code;
+}
+
+int verb_verify(int argc, char **argv, const struct options *opt)
+{
+	struct dm_device d;
+	struct mapping m;
+	int code = mapping_read(argv[0], &d, &m);
+
+	(void)argc;
+	if (code)
+		return code;
+	msg_hush(opt->json);
+	code = m.kind == MAPPING_HOST ? DONE : verify_image(&d, &m);
+	msg_hush(false);
+	if (opt->json)
+		code = print_json(json_pack("{s:s, s:b, s:s?}", "name", d.name, "same", !code,
+					    "difference", code ? failure_text() : NULL))
+			       ? SYSTEM
+			       : code;
+	else if (!code)
+		printf("%s: the open mapping is what the disk says\n", d.name);
+	mapping_free(&m);
+	dm_device_free(&d);
+	return code ? code : finish_stdout();
+}

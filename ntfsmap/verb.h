@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The verbs and what the command line told them. */
+#ifndef NTFSMAP_VERB_H
+#define NTFSMAP_VERB_H
+
+#include <jansson.h>
+
+#include "safety.h"
+
+struct options {
+	struct request req;
+	bool json, concise, test, deferred;
+};
+
+struct verb {
+	const char *name;
+	int (*run)(int argc, char **argv, const struct options *opt); /* arguments only */
+	int min_args, max_args;					      /* max -1: any number */
+	const char *args;
+	const char *help;
+	const char *options; /* the letters that it takes, see main.c */
+};
+
+extern const struct verb verbs[];
+
+int verb_table(int argc, char **argv, const struct options *opt);
+int verb_open(int argc, char **argv, const struct options *opt);
+int verb_close(int argc, char **argv, const struct options *opt);
+int verb_reload(int argc, char **argv, const struct options *opt);
+int verb_list(int argc, char **argv, const struct options *opt);
+int verb_status(int argc, char **argv, const struct options *opt);
+int verb_info(int argc, char **argv, const struct options *opt);
+int verb_map(int argc, char **argv, const struct options *opt);
+int verb_cat(int argc, char **argv, const struct options *opt);
+int verb_check(int argc, char **argv, const struct options *opt);
+int verb_verify(int argc, char **argv, const struct options *opt);
+int verb_host(int argc, char **argv, const struct options *opt);
+
+/* Shared by table, open and reload: open SOURCE, look at every safety fact, stop at the first
+ * objection, open the image, build the table. On DONE img and plan are the caller's. */
+int prepare(struct image *img, const struct request *req, struct plan *plan, struct users *users);
+
+/* Print and free. */
+int print_json(json_t *j);
+
+/* fflush() and check stdout: DONE or SYSTEM. */
+int finish_stdout(void);
+
+#endif
