@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * forge-file.c - directories, files and streams with plain contents; all of them healthy
+ */
+#include "forge.h"
+
+static void parse_plan(struct stream_plan *plan, const char *size, const struct options *opts)
+{
+	static const char *const orders[] = { "forward", "reverse", "shuffle", NULL };
+	static const char *const fills[] = { "none", "zero", "pattern", "stdin", NULL };
+
+	plan->size = parse_number(size, "SIZE");
+	plan->init = number_option(opts, "init", plan->size);
+	plan->layout.runs = number_option(opts, "runs", 1);
+	plan->layout.gap = number_option(opts, "gap", 1);
+	plan->layout.from = number_option(opts, "from", -1);
+	plan->layout.seed = number_option(opts, "seed", 0);
+	plan->layout.order = word_option(opts, "order", orders);
+	plan->fill = word_option(opts, "fill", fills);
+	if (!plan->size || !plan->layout.runs)
+		die("SIZE and runs must not be 0 (see the verb \"empty\")");
+	if (plan->init > plan->size)
+		die("init=%lld is more than the size, %lld", (long long)plan->init,
+		    (long long)plan->size);
+}
+
+/* ---- verbs ---- */
+
+void verb_mkdir(struct forge *forge)
+{
+	inode_done(create_at(forge->vol, forge->argv[0], S_IFDIR));
+}
+
+static void check_no_stream(ntfs_inode *ni, const char *name)
+{
+	int length;
+	ntfschar *wide = unicode(name, &length);
+
+	if (ntfs_attr_exist(ni, AT_DATA, wide, length))
+		die("the stream \"%s\" exists already", name);
+	free(wide);
+}
+
+static void add_stream(ntfs_inode *ni, const char *name, const struct stream_plan *plan,
+		       runlist_element *rl)
+{
+	int length;
+	ntfschar *wide = unicode(name, &length);
+
+	if (ntfs_attr_add(ni, AT_DATA, wide, length, NULL, 0))
+		die_errno("cannot create the stream \"%s\"", name);
+	free(wide);
+	grow_stream(ni, name, plan, rl);
+}
+
+void verb_file(struct forge *forge)
+{
+	const char *path = forge->argv[0];
+	struct stream_plan plan;
+	runlist_element *rl;
+	ntfs_inode *ni;
+
+	parse_plan(&plan, forge->argv[1], &forge->opts);
+	check_creatable(forge->vol, path);
+	rl = plan_runs(forge->vol, &plan);
+	ni = create_at(forge->vol, path, S_IFREG);
+	grow_stream(ni, NULL, &plan, rl);
+	inode_done(ni);
+}
+
+void verb_stream(struct forge *forge)
+{
+	struct stream_plan plan;
+	runlist_element *rl;
+	ntfs_inode *ni;
+
+	parse_plan(&plan, forge->argv[2], &forge->opts);
+	ni = inode_at(forge->vol, forge->argv[0]);
+	check_no_stream(ni, forge->argv[1]);
+	rl = plan_runs(forge->vol, &plan);
+	add_stream(ni, forge->argv[1], &plan, rl);
+	inode_done(ni);
+}
+
+/* Windows never makes such a file, yet nothing forbids it. */
+void verb_onlystream(struct forge *forge)
+{
+	struct stream_plan plan;
+	runlist_element *rl;
+	ntfs_inode *ni;
+	int length;
+
+	parse_plan(&plan, forge->argv[2], &forge->opts);
+	check_creatable(forge->vol, forge->argv[0]);
+	free(unicode(forge->argv[1], &length));
+	rl = plan_runs(forge->vol, &plan);
+	ni = create_at(forge->vol, forge->argv[0], S_IFREG);
+	if (ntfs_attr_remove(ni, AT_DATA, AT_UNNAMED, 0))
+		die_errno("cannot remove the unnamed DATA");
+	add_stream(ni, forge->argv[1], &plan, rl);
+	inode_done(ni);
+}
+
+/* Right behind the last run if that is free, so that the number of runs stays the same. */
+static runlist_element *extended(ntfs_volume *vol, const runlist_element *rl, s64 clusters)
+{
+	const runlist_element *last = rl;
+	runlist_element *longer;
+	struct space space;
+	LCN lcn;
+	int n;
+
+	while (last[1].length)
+		last++;
+	n = last - rl + 1;
+	longer = forge_alloc((n + 2) * sizeof(*longer));
+	memcpy(longer, rl, n * sizeof(*longer));
+	space_load(&space, vol);
+	lcn = last->lcn + last->length;
+	if (space_is_free(&space, lcn, clusters)) {
+		longer[n - 1].length += clusters;
+	} else {
+		lcn = space_find(&space, vol->mft_zone_end, clusters);
+		if (lcn < 0)
+			lcn = space_find(&space, 0, clusters);
+		longer[n].vcn = last->vcn + last->length;
+		longer[n].lcn = lcn;
+		longer[n++].length = clusters;
+	}
+	if (lcn < 0)
+		die("no room for %lld more clusters", (long long)clusters);
+	longer[n].vcn = longer[n - 1].vcn + longer[n - 1].length;
+	longer[n].lcn = LCN_ENOENT;
+	space_mark(&space, lcn, clusters, true);
+	space_store(&space);
+	return longer;
+}
+
+void verb_slack(struct forge *forge)
+{
+	const s64 clusters = parse_number(forge->argv[1], "CLUSTERS");
+	ntfs_inode *ni;
+	ntfs_attr *na = stream_at(forge->vol, forge->argv[0], &ni);
+
+	map_runs(na);
+	if (!clusters || !na->rl || !na->rl->length)
+		die("%s: nothing to extend", forge->argv[0]);
+	write_runs(na, extended(forge->vol, na->rl, clusters));
+	stream_done(na, ni);
+}
+
+void verb_link(struct forge *forge)
+{
+	ntfs_inode *ni = inode_at(forge->vol, forge->argv[0]);
+	const char *leaf;
+	ntfs_inode *dir = directory_for(forge->vol, forge->argv[1], &leaf);
+	ntfschar *name;
+	int length;
+
+	name = unicode(leaf, &length);
+	if (ntfs_link(ni, dir, name, length))
+		die_errno("cannot link %s", forge->argv[1]);
+	free(name);
+	inode_done(dir);
+	inode_done(ni);
+}
+
+/* ntfs_delete() closes both inodes, whatever happens. */
+void verb_remove(struct forge *forge)
+{
+	const char *path = forge->argv[0];
+	ntfs_inode *ni = inode_at(forge->vol, path);
+	ntfs_inode *dir;
+	ntfschar *name;
+	int length;
+
+	dir = parent_of(forge->vol, path);
+	name = unicode(strrchr(path, '/') + 1, &length);
+	if (ntfs_delete(forge->vol, path, ni, dir, name, length))
+		die_errno("cannot remove %s", path);
+	free(name);
+}
+
+void verb_empty(struct forge *forge)
+{
+	inode_done(create_at(forge->vol, forge->argv[0], S_IFREG));
+}
+
+void verb_resident(struct forge *forge)
+{
+	const s64 size = parse_number(forge->argv[1], "BYTES");
+	ntfs_inode *ni;
+	ntfs_attr *na;
+	u8 *bytes;
+
+	if (size > forge->vol->mft_record_size / 2)
+		die("%lld bytes are too many for a resident stream", (long long)size);
+	bytes = forge_alloc(size);
+	pattern_bytes(bytes, size, 0, 0);
+	ni = create_at(forge->vol, forge->argv[0], S_IFREG);
+	na = data_open(ni, NULL);
+	if (size && ntfs_attr_pwrite(na, 0, size, bytes) != size)
+		die_errno("cannot write to %s", forge->argv[0]);
+	if (NAttrNonResident(na))
+		die("%lld bytes did not stay resident", (long long)size);
+	free(bytes);
+	stream_done(na, ni);
+}
+
+void verb_pattern(struct forge *forge)
+{
+	content_print_pattern(parse_number(forge->argv[0], "SIZE"),
+			      number_option(&forge->opts, "seed", 0));
+}
+
+void verb_runs(struct forge *forge)
+{
+	ntfs_inode *ni;
+	ntfs_attr *na = stream_at(forge->vol, forge->argv[0], &ni);
+
+	map_runs(na);
+	for (runlist_element *run = na->rl; run && run->length; run++)
+		printf("%lld %lld %lld\n", (long long)run->vcn, (long long)run->lcn,
+		       (long long)run->length);
+	stream_done(na, ni);
+}
+
+void verb_ref(struct forge *forge)
+{
+	ntfs_inode *ni = inode_at(forge->vol, forge->argv[0]);
+
+	printf("%llu %u\n", (unsigned long long)ni->mft_no, le16_to_cpu(ni->mrec->sequence_number));
+	inode_done(ni);
+}
