@@ -345,9 +345,10 @@ int dm_remove(const char *name, bool deferred)
 	struct dm_task *t = new_task(DM_DEVICE_REMOVE, name);
 	int error = ENOMEM;
 
-	/* udev may have it open for a moment: retry, but not when it is to wait anyway */
+	/* udev may have it open for a moment: retry. A deferred removal leaves the node to udev, as
+	 * the library would take it away at once. */
 	if (t && (deferred ? dm_task_deferred_remove(t) : dm_task_retry_remove(t)))
-		error = run_with_cookie(t, 0);
+		error = run_with_cookie(t, deferred ? DM_UDEV_DISABLE_LIBRARY_FALLBACK : 0);
 	if (t)
 		dm_task_destroy(t);
 	dm_lib_release();

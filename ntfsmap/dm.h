@@ -53,6 +53,7 @@ bool dm_linear_line(const struct dm_line *line, dev_t *dev, uint64_t *offset);
 /* hidden: udev shall not look for file systems in it, nor link its UUID. */
 int dm_create(const char *name, const char *uuid, const struct plan *plan, bool hidden);
 int dm_reload(const char *name, const struct plan *plan);
+/* deferred: only for a device that is in use; it goes when that ends. */
 int dm_remove(const char *name, bool deferred);
 
 /* Is the name one that can be used as it is? */

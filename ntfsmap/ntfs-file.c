@@ -120,10 +120,6 @@ static int check_self_overlap(struct ntfs_file *f)
 
 static int check_sizes(struct ntfs_file *f)
 {
-	if (f->extents.sectors * 512 != f->allocated_size)
-		return runs_damaged(f, "the runs hold %llu bytes, but the allocated size is %llu",
-				    (unsigned long long)f->extents.sectors * 512,
-				    (unsigned long long)f->allocated_size);
 	if (f->data_size > f->allocated_size || f->initialized_size > f->data_size)
 		return runs_damaged(f,
 				    "sizes do not fit each other: allocated %llu, data %llu, valid "
@@ -131,6 +127,15 @@ static int check_sizes(struct ntfs_file *f)
 				    (unsigned long long)f->allocated_size,
 				    (unsigned long long)f->data_size,
 				    (unsigned long long)f->initialized_size);
+	return 0;
+}
+
+static int check_sum(struct ntfs_file *f)
+{
+	if (f->extents.sectors * 512 != f->allocated_size)
+		return runs_damaged(f, "the runs hold %llu bytes, but the allocated size is %llu",
+				    (unsigned long long)f->extents.sectors * 512,
+				    (unsigned long long)f->allocated_size);
 	return 0;
 }
 
@@ -180,19 +185,22 @@ static int check_extent_records(struct ntfs_file *f)
 	return 0;
 }
 
+/* What the library does not check comes first, so that the message can say what is wrong. */
 static int load_runs(struct ntfs_file *f)
 {
 	ntfs_attr *na = f->attr;
 	uint64_t vcn = 0;
 
+	if (check_sizes(f))
+		return -EUCLEAN;
+	if (NInoAttrList((ntfs_inode *)f->inode) && check_extent_records(f))
+		return -EUCLEAN;
 	if (ntfs_attr_map_whole_runlist(na))
 		return runs_damaged(f, "its runlist cannot be read: %s", strerror(errno));
 	for (const runlist_element *rl = na->rl; rl && rl->length; rl++)
 		if (add_run(f, rl, &vcn))
 			return -EUCLEAN;
-	if (check_sizes(f) || check_self_overlap(f))
-		return -EUCLEAN;
-	if (NInoAttrList((ntfs_inode *)f->inode) && check_extent_records(f))
+	if (check_sum(f) || check_self_overlap(f))
 		return -EUCLEAN;
 	f->runs = RUNS_GOOD;
 	return 0;

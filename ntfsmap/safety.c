@@ -128,7 +128,7 @@ static int look_at_users(struct image *img, const struct request *req, struct fa
 			  u->mount_point);
 	else if (u->mounted == MOUNT_READONLY)
 		ok(facts, "mounted", "Linux has it mounted read-only on %s", u->mount_point);
-	else if (u->held)
+	else if (u->held && !u->writer) /* a mapping of the whole disk explains it better */
 		add(facts, "mounted", BUSY,
 		    "another program holds %s exclusively (a mount in another namespace?): end it "
 		    "first",
@@ -313,11 +313,11 @@ static void look_at_file(const struct ntfs_file *f, const struct request *req, s
 	look_at_attributes(f, req, facts);
 	if (!look_at_storage(f, req, facts))
 		return;
-	look_at_valid_data(f, req, facts);
 	if (f->runs == RUNS_DAMAGED) {
 		add(facts, "runs", DAMAGED, "%s: let Windows run chkdsk", f->runs_problem);
 		return;
 	}
+	look_at_valid_data(f, req, facts);
 	ok(facts, "runs", "%llu bytes in %zu run%s, all inside the volume",
 	   (unsigned long long)f->data_size, f->extents.n, f->extents.n == 1 ? "" : "s");
 	look_at_clusters(f, facts);

@@ -30,7 +30,7 @@ static int remove_device(void *ctx)
 
 static int close_one(const char *name, bool deferred)
 {
-	struct removal r = { .deferred = deferred };
+	struct removal r;
 	struct dm_device d;
 	struct mapping m;
 	char *users;
@@ -40,6 +40,7 @@ static int close_one(const char *name, bool deferred)
 		return code;
 	users = dm_users(&d);
 	r.name = d.name;
+	r.deferred = deferred && d.open_count > 0;
 	if (!deferred && d.open_count > 0 && users)
 		code = fail(BUSY, "%s is in use: %s (--deferred closes it when that ends)", d.name,
 			    users);
@@ -261,9 +262,11 @@ int verb_verify(int argc, char **argv, const struct options *opt)
 	(void)argc;
 	if (code)
 		return code;
-	msg_hush(opt->json);
+	if (opt->json) /* the document says it */
+		msg_hush(true);
 	code = m.kind == MAPPING_HOST ? DONE : verify_image(&d, &m);
-	msg_hush(false);
+	if (opt->json)
+		msg_hush(false);
 	if (opt->json)
 		code = print_json(json_pack("{s:s, s:b, s:s?}", "name", d.name, "same", !code,
 					    "difference", code ? failure_text() : NULL))

@@ -1,0 +1,116 @@
+#!/bin/bash
+# The command line: verbs, options, help, exit codes, JSON, and the line that makes dmsetup fail.
+. "$(dirname "$0")/lib/tap.sh"
+. "$top/tests/lib/ntfs.sh"
+need mkntfs ntfscat perl
+
+volume 32M -L 'My disk'
+f file /a.raw 1M runs=3 fill=pattern
+raw="$img:/a.raw"
+
+verbs='table open close reload list status info map cat check verify host'
+
+run "$ntfsmap" --version
+is "$status:$err" 0: "--version"
+like "$out" '^ntfsmap [0-9]+\.[0-9]+$' "--version names program and version"
+run "$ntfsmap" --help
+is "$status:$err" 0: "--help"
+for verb in $verbs; do
+	like "$out" "  $verb " "--help names $verb"
+	ok "$verb --help" "$ntfsmap" "$verb" --help
+done
+
+# Every failure of table spoils the table: one line, no number in front. Other verbs leave stdout alone.
+spoiled() {
+	local want=$1
+	shift
+	run "$ntfsmap" "$@"
+	is "$status" "$want" "exit $want: ntfsmap $*"
+	is "$(wc -l <"$T/out")" 1 "  one line on stdout"
+	like "$out" '^refused: .' "  that dmsetup cannot parse"
+	like "$err" '^ntfsmap: .|^[^ ]*ntfsmap: ' "  and the reason on stderr"
+}
+
+spoiled 1
+spoiled 1 table
+spoiled 1 table "$raw" two
+spoiled 1 noverb
+spoiled 1 a.raw
+spoiled 1 --no-such-option "$raw"
+spoiled 1 table --json "$raw"
+spoiled 1 --deferred "$raw"
+spoiled 1 --format vmdk "$raw"
+spoiled 1 --allow=everything "$raw"
+spoiled 1 table --concise "$raw"
+spoiled 1 table --concise 'a b' "$raw"
+spoiled 1 table --concise a/b "$raw"
+spoiled 4 "$img:/none"
+spoiled 4 /dev/no-such-device:/a.raw
+spoiled 4 UUID=0000000000000001:/a.raw
+spoiled 2 --format raw "$img:/"
+spoiled 6 --format vhd "$raw"
+
+quiet_failure() {
+	local want=$1
+	shift
+	run "$ntfsmap" "$@"
+	is "$status" "$want" "exit $want: ntfsmap $*"
+	is "$out" '' "  nothing on stdout"
+}
+
+quiet_failure 1 open "$raw"
+quiet_failure 1 close
+quiet_failure 1 info
+quiet_failure 1 info --readonly "$raw"
+quiet_failure 1 open "$raw" 'bad name'
+quiet_failure 4 info "$img:/none"
+quiet_failure 4 cat "$img:/none"
+quiet_failure 4 check "$img:/none"
+
+like "$("$ntfsmap" "$img:/sub/none" 2>&1)" "there is no /sub" "the missing component is named"
+like "$("$ntfsmap" --allow=x "$raw" 2>&1)" 'valid-data-length' "a wrong --allow word: the words are listed"
+
+# A full disk, a closed pipe.
+run sh -c '"$1" cat "$2" >/dev/full' - "$ntfsmap" "$raw"
+is "$status" 7 "cat to a full device: exit 7"
+run sh -c '"$1" "$2" >/dev/full' - "$ntfsmap" "$raw"
+is "$status" 7 "table to a full device: exit 7"
+
+# --concise
+run "$ntfsmap" table --concise disk1 "$raw"
+is "$status" 0 "--concise"
+is "$(wc -l <"$T/out")" 1 "--concise prints one line"
+like "$out" '^disk1,NTFSMAP-RAW-[0-9A-F]{16}-[0-9a-f]+-[0-9a-f]+-0-disk1,,rw,0 [0-9]+ linear ' "NAME,UUID,,rw,TABLE"
+like "$("$ntfsmap" table --readonly --concise disk1 "$raw" 2>&1)" ',,ro,0 ' "--readonly --concise says ro"
+
+# JSON is one document, and says what the text says.
+field() {
+	perl -MJSON::PP -e 'local $/; my $j = decode_json(<STDIN>); print eval "\$j->$ARGV[0]" // "null"' "$1"
+}
+
+"$ntfsmap" info --json "$raw" >"$T/info"
+is "$(field '{image}{format}' <"$T/info")" raw "info --json: format"
+is "$(field '{image}{virtual_size}' <"$T/info")" 1048576 "info --json: virtual size"
+is "$(field '{file}{runs}' <"$T/info")" 3 "info --json: runs"
+is "$(field '{volume}{label}' <"$T/info")" 'My disk' "info --json: label"
+"$ntfsmap" check --json "$raw" >"$T/check"
+is "$(field '{safe}' <"$T/check")" 1 "check --json: safe"
+is "$(field '{facts}[0]{fact}' <"$T/check")" volume "check --json: facts"
+"$ntfsmap" map --json "$raw" >"$T/map"
+is "$(perl -MJSON::PP -e 'local $/; print join "\n", map { join " ", $_->{start} / 512, $_->{length} / 512,
+	$_->{device_offset} / 512 } @{decode_json(<STDIN>)}' <"$T/map")" \
+	"$("$ntfsmap" -q "$raw" 2>/dev/null | our_table)" "map --json and the table agree"
+is "$(perl -MJSON::PP -e 'local $/; my $n = 0; $n += $_->{length} for @{decode_json(<STDIN>)}; print $n' <"$T/map")" \
+	1048576 "map --json covers the disk"
+is "$("$ntfsmap" map "$raw" | tail -n +2 | awk '{ print $1 }' | head -1)" 0x0 "map for people begins at 0"
+
+is "$("$ntfsmap" cat "$raw" | sha256sum)" "$(ntfscat "$img" /a.raw | sha256sum)" "cat equals ntfscat"
+is "$("$ntfsmap" list --json)" '[]' "list --json without device-mapper: empty" ||
+	diag "(this machine has open mappings)"
+
+# Messages reach a person once: quiet hides notes, not errors.
+like "$("$ntfsmap" "$raw" 2>&1 >/dev/null)" 'LogFile' "notes are on stderr"
+unlike "$("$ntfsmap" -q "$raw" 2>&1 >/dev/null)" 'LogFile' "--quiet hides notes"
+like "$("$ntfsmap" --debug info "$img:/none" 2>&1)" 'debug|there is no' "--debug"
+
+done_testing
