@@ -1,0 +1,41 @@
+#!/bin/bash
+# A disk with logical blocks of 4096 bytes: what fits is mapped, what does not is refused by name, not cut off.
+. "$(dirname "$0")/lib/tap.sh"
+. "$top/tests/lib/ntfs.sh"
+need mkntfs ntfscat dmsetup qemu-img
+
+if in_machine; then
+	is "$(blockdev --getss /dev/vda)" 4096 "the disk has blocks of 4096 bytes"
+	ok "a raw file of whole blocks opens" ntfsmap open -q /dev/vda:/whole whole
+	is "$(blockdev --getss /dev/mapper/whole)" 4096 "  and says so itself"
+	is "$(read_direct /dev/mapper/whole | sha256sum)" "$(cat /mnt/share/hash)" "  reads equal ntfscat"
+	ok "  writes" dd if=/dev/zero of=/dev/mapper/whole bs=4096 count=16 oflag=direct status=none
+	ok "  close" ntfsmap close whole
+	run ntfsmap open /dev/vda:/odd odd
+	is "$status" 2 "a raw file with half a block at its end is refused"
+	like "$err" 'logical blocks of 4096 bytes' "  in words"
+	run ntfsmap /dev/vda:/odd
+	is "$status" 2 "  by table too"
+	ok "a fixed VHD whose disk is whole blocks opens" ntfsmap open -q /dev/vda:/good.vhd vhd
+	is "$(blockdev --getsize64 /dev/mapper/vhd)" $((4 << 20)) "  with its size"
+	ok "  close" ntfsmap close vhd
+	run ntfsmap open /dev/vda:/odd.vhd vhd
+	is "$status" 2 "a fixed VHD that ends inside a block is refused, not cut off"
+	ok "a file whose bytes do not fill a sector opens if its sectors fill blocks" ntfsmap open -q /dev/vda:/tail tail
+	ok "  close" ntfsmap close tail
+	done_testing
+	exit
+fi
+
+mkdir "$T/share"
+volume 64M -s 4096 -c 4096
+f file /whole 1M runs=7 order=shuffle seed=2 fill=pattern
+f file /odd $(((1 << 20) + 512)) runs=2
+f file /tail $(((1 << 20) + 100)) runs=2
+for name in good:4194304 odd:4194816; do
+	qemu-img create -q -f vpc -o subformat=fixed,force_size "$T/x.vhd" "${name#*:}"
+	f file "/${name%:*}.vhd" "$(stat -c %s "$T/x.vhd")" runs=3 fill=stdin <"$T/x.vhd"
+done
+ntfscat "$img" /whole | sha256sum >"$T/share/hash"
+guest_tests -s "$T/share" -d "$img,bs=4096"
+done_testing
