@@ -18,7 +18,8 @@ struct vdisk_extent {
 	u64 count;  /* never 0 */
 };
 
-/* Zero-initialise. v[i + 1].file is v[i].file + v[i].count; neighbours never touch on the device. */
+/* Zero-initialise. v[i + 1].file is v[i].file + v[i].count, and neighbours never touch on the
+ * device. */
 struct vdisk_extents {
 	struct vdisk_extent *v;
 	size_t n;

@@ -39,9 +39,13 @@ static int choose_format(const struct vdisk_io *io, const char *name,
 	*format = find_format(name);
 	if (*format)
 		return 0;
-	return vdisk_fail(err, -EOPNOTSUPP,
-			  (struct vdisk_error){ .field = name,
-						.problem = "is a format that is not supported" });
+	return vdisk_fail(
+		err, -EOPNOTSUPP,
+		(struct vdisk_error){
+			.field = name,
+			.problem = "is a format that is not supported",
+			.advice = "convert it (qemu-img convert -O raw OLD NEW) or unpack "
+				  "it; --format raw if the bytes themselves are the disk" });
 }
 
 int vdisk_open(const struct vdisk_io *io, const char *name, struct vdisk **out,

@@ -29,9 +29,7 @@ static const struct magic magics[] = {
 	{ "wim", 0, 8, "MSWIM\0\0\0" },
 	{ "ewf", 0, 8, "EVF\x09\x0d\x0a\xff\0" },
 	{ "gzip", 0, 3, "\x1f\x8b\x08" },
-	{ "xz", 0, 6,
-	  "\xfd"
-	  "7zXZ\0" },
+	{ "xz", 0, 6, "\3757zXZ\0" },
 	{ "zip", 0, 4, "PK\x03\x04" },
 	{ "7z", 0, 6, "7z\xbc\xaf\x27\x1c" },
 	{ "zstd", 0, 4, "\x28\xb5\x2f\xfd" },

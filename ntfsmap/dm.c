@@ -48,9 +48,9 @@ static struct dm_task *new_task(int type, const char *name)
 
 static int task_error(struct dm_task *t)
 {
-	int error = t ? dm_task_get_errno(t) : 0;
+	int error = t ? dm_task_get_errno(t) : ENOMEM;
 
-	return error ? error : ENOMEM;
+	return error ? error : ENODEV; /* the library found out before it asked the kernel */
 }
 
 static int fail_task(int error, const char *what, const char *name)
@@ -80,7 +80,7 @@ int dm_need(void)
 	int error = 0;
 
 	if (geteuid())
-		return fail(SYSTEM, "making and removing devices needs root");
+		return fail(SYSTEM, "looking at and changing device-mapper devices needs root");
 	t = new_task(DM_DEVICE_VERSION, NULL); /* loads the module when it can */
 	if (!t || !dm_task_run(t))
 		error = task_error(t);
@@ -364,6 +364,19 @@ static char *append(char *list, char *item)
 	return longer;
 }
 
+static char *holder_name(const char *kernel_name)
+{
+	char *path = text("/sys/block/%s/dm/name", kernel_name);
+	FILE *f = fopen(path, "re");
+	char name[128];
+	bool known = f && fscanf(f, "%127s", name) == 1;
+
+	if (f)
+		fclose(f);
+	free(path);
+	return known ? text("used by /dev/mapper/%s", name) : text("used by %s", kernel_name);
+}
+
 static char *holders_of(dev_t dev, char *users)
 {
 	char *path = text("/sys/dev/block/%u:%u/holders", major(dev), minor(dev));
@@ -372,7 +385,7 @@ static char *holders_of(dev_t dev, char *users)
 
 	while (dir && (d = readdir(dir)))
 		if (d->d_name[0] != '.')
-			users = append(users, text("used by %s", d->d_name));
+			users = append(users, holder_name(d->d_name));
 	if (dir)
 		closedir(dir);
 	free(path);

@@ -10,6 +10,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "blk.h"
 #include "image.h"
 #include "msg.h"
 
@@ -146,11 +147,24 @@ static int fail_image(const struct image *img, int error, const struct vdisk_err
 	return fail(exit_code_of(error), "%s: %s", img->name, words);
 }
 
+/* Someone who names a volume means a file on it, not the volume as a disk. */
+static int refuse_volume(const struct image *img)
+{
+	return fail(
+		REFUSED,
+		"%s is an NTFS volume: name a file on it (%s:/path), use `ntfsmap host` to look "
+		"at it, or say --format raw if it is meant as a disk",
+		img->name, img->name);
+}
+
 int image_probe(struct image *img, const char *format)
 {
 	struct vdisk_error err = { 0 };
-	int ret = vdisk_open(&img->io, format, &img->vd, &err);
+	int ret;
 
+	if (!format && !img->file && blk_is_ntfs(img->src.device))
+		return refuse_volume(img);
+	ret = vdisk_open(&img->io, format, &img->vd, &err);
 	if (ret)
 		return fail_image(img, -ret, &err);
 	return format ? DONE : check_promise(img);

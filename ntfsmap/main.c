@@ -13,18 +13,21 @@ enum long_only { OPT_ALLOW = 256, OPT_JSON, OPT_CONCISE, OPT_TEST, OPT_DEFERRED,
 
 struct option_help {
 	char key; /* in verb.options */
+	const char *name;
 	const char *text;
 };
 
 static const struct option_help option_helps[] = {
-	{ 'r', "  -r, --readonly      map or check for reading only: less is refused" },
-	{ 'f', "  -f, --format FMT    raw or vhd, instead of what the contents look like" },
-	{ 'a',
+	{ 'r', "readonly", "  -r, --readonly      map or check for reading only: less is refused" },
+	{ 'f', "format",
+	  "  -f, --format FMT    raw or vhd, instead of what the contents look like" },
+	{ 'a', "allow",
 	  "      --allow=WORD    lift one refusal, named by the message (ntfsmap(8), SAFETY)" },
-	{ 'c', "      --concise       one line for `dmsetup create --concise`, with NAME" },
-	{ 't', "      --test          do all the checks, but make no device" },
-	{ 'd', "      --deferred      if it is in use, close it when that ends" },
-	{ 'j', "      --json          for scripts" },
+	{ 'c', "concise",
+	  "      --concise       one line for `dmsetup create --concise`, with NAME" },
+	{ 't', "test", "      --test          do all the checks, but make no device" },
+	{ 'd', "deferred", "      --deferred      if it is in use, close it when that ends" },
+	{ 'j', "json", "      --json          for scripts" },
 };
 
 const struct verb verbs[] = {
@@ -116,7 +119,7 @@ static int add_allowed(struct request *req, const char *word)
 		free(list);
 		list = longer;
 		if (!strcmp(*w, word) && req->n_allowed < MAX_ALLOWED) {
-			req->allowed[req->n_allowed++] = word;
+			req->allowed[req->n_allowed++] = *w;
 			free(list);
 			return DONE;
 		}
@@ -201,16 +204,22 @@ static int parse(int argc, char **argv, struct command *c)
 	return DONE;
 }
 
+static const char *option_name(char key)
+{
+	for (size_t i = 0; i < sizeof(option_helps) / sizeof(option_helps[0]); i++)
+		if (option_helps[i].key == key)
+			return option_helps[i].name;
+	return "?";
+}
+
 static int check_usage(const struct verb *v, const struct command *c, int n_args)
 {
 	for (size_t i = 0; i < c->n_used; i++)
 		if (!strchr(v->options, c->used[i]))
-			return fail(USAGE,
-				    "an option was given that %s does not have: see ntfsmap %s "
-				    "--help",
-				    v->name, v->name);
+			return fail(USAGE, "%s has no option --%s: see ntfsmap %s --help", v->name,
+				    option_name(c->used[i]), v->name);
 	if (n_args < v->min_args || (v->max_args >= 0 && n_args > v->max_args))
-		return fail(USAGE, "usage: ntfsmap %s %s", v->name, v->args);
+		return fail(USAGE, "usage: ntfsmap %s%s%s", v->name, *v->args ? " " : "", v->args);
 	return DONE;
 }
 

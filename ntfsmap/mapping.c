@@ -89,17 +89,34 @@ static dev_t table_device(const struct dm_device *d)
 	return 0;
 }
 
+static bool attr_is_zero(dev_t dev, const char *name)
+{
+	char *value = blk_attr(dev, name);
+	bool zero = value && !strcmp(value, "0");
+
+	free(value);
+	return zero;
+}
+
+/* What a table means by a device: a loop device over a whole file stands for the file, as open puts
+ * such a device there by itself. */
+static char *device_below(dev_t dev)
+{
+	char *file = NULL;
+
+	if (attr_is_zero(dev, "loop/offset") && attr_is_zero(dev, "loop/sizelimit"))
+		file = blk_attr(dev, "loop/backing_file");
+	return file ? file : blk_node(dev);
+}
+
 bool mapping_of(const struct dm_device *d, struct mapping *m)
 {
 	*m = (struct mapping){ 0 };
 	if (!parse_uuid(d->uuid, m))
 		return false;
 	m->table_dev = table_device(d);
-	if (m->table_dev) {
-		m->device = blk_attr(m->table_dev, "loop/backing_file");
-		if (!m->device)
-			m->device = blk_node(m->table_dev);
-	}
+	if (m->table_dev)
+		m->device = device_below(m->table_dev);
 	return true;
 }
 
@@ -166,6 +183,23 @@ int mapping_read(const char *name, struct dm_device *d, struct mapping *m)
 	return REFUSED;
 }
 
+/* dmsetup may be making one of ours from a table of ours at this moment, without our lock: it gets
+ * its table in no time, so look again before taking it for a ruin. */
+static bool is_ruin(const struct dm_device *d)
+{
+	struct dm_device again;
+	bool ruin;
+
+	if (strncmp(d->uuid, DM_OURS, strlen(DM_OURS)) || d->live || d->open_count)
+		return false;
+	usleep(500000);
+	if (dm_read(d->name, &again))
+		return false;
+	ruin = !again.live && !again.open_count && !strcmp(again.uuid, d->uuid);
+	dm_device_free(&again);
+	return ruin;
+}
+
 static int sweep(void)
 {
 	struct dm_devices all;
@@ -174,7 +208,7 @@ static int sweep(void)
 	for (size_t i = 0; !code && i < all.n; i++) {
 		const struct dm_device *d = &all.v[i];
 
-		if (strncmp(d->uuid, DM_OURS, strlen(DM_OURS)) || d->live || d->open_count)
+		if (!is_ruin(d))
 			continue;
 		note("removing %s, which an interrupted ntfsmap left without a table", d->name);
 		code = dm_remove(d->name, false);

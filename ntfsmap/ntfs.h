@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * NTFS, read only: a volume, a file on it, the runs of the file. libntfs-3g is used in ntfs.c and
- * in the files that include ntfs-lib.h, nowhere else.
+ * NTFS, read only: a volume, a file on it, the runs of the file. libntfs-3g is used in the files
+ * that include ntfs-lib.h, nowhere else.
  *
  * Nothing here can write: the library gets a device whose write operations answer EROFS, over a
  * descriptor that was opened O_RDONLY.

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blk.h"
 #include "safety.h"
 #include "sleep.h"
 
@@ -140,6 +139,9 @@ static int look_at_users(struct image *img, const struct request *req, struct fa
 		objection(facts, "overlap",
 			  "%s already maps some of its clusters read-write: close that first",
 			  u->writer);
+	else if (!u->tables_read)
+		caution(facts, "overlap",
+			"the live device-mapper tables were not looked at: only root can");
 	else if (u->writer || u->reader)
 		caution(facts, "overlap",
 			"%s maps some of its clusters too, and sees other contents "
@@ -244,6 +246,8 @@ static bool look_at_storage(const struct ntfs_file *f, const struct request *req
 		objection(facts, "encrypted",
 			  "it is encrypted by EFS: in Windows, `cipher /d` on the "
 			  "file");
+	if (f->attr_flags & (ATTR_COMPRESSED | ATTR_ENCRYPTED))
+		return true;
 	if ((f->attr_flags & ATTR_SPARSE || f->holes) && !req->readonly)
 		objection(facts, "sparse",
 			  "it is sparse (%llu bytes have no clusters): in Windows, copy "
@@ -323,18 +327,6 @@ static void look_at_file(const struct ntfs_file *f, const struct request *req, s
 	look_at_clusters(f, facts);
 }
 
-/* Someone who names a partition with NTFS on it means a file, not the volume as a disk. */
-static void look_at_device(const struct image *img, struct facts *facts)
-{
-	if (img->where.is_block && blk_is_ntfs(img->where.path))
-		objection(
-			facts, "kind",
-			"it is an NTFS volume: name a file on it, %s:/path, or use `ntfsmap host`",
-			img->where.path);
-	else
-		ok(facts, "kind", img->where.is_block ? "a block device" : "a regular file");
-}
-
 int safety_look(struct image *img, const struct request *req, struct facts *facts)
 {
 	int code;
@@ -350,8 +342,24 @@ int safety_look(struct image *img, const struct request *req, struct facts *fact
 	if (img->file)
 		look_at_file(img->file, req, facts);
 	else if (!img->vol)
-		look_at_device(img, facts);
+		ok(facts, "kind", img->where.is_block ? "a block device" : "a regular file");
 	return DONE;
+}
+
+static void look_at_alignment(struct image *img, const struct request *req, struct facts *facts)
+{
+	struct plan plan = { 0 };
+	int code;
+
+	msg_hush(true);
+	code = image_plan(img, req->readonly, &plan);
+	msg_hush(false);
+	if (code)
+		add(facts, "table", (enum exit_code)code, "%s", failure_text());
+	else
+		ok(facts, "table", "%zu line%s, whole blocks of %u bytes", plan.lines.n,
+		   plan.lines.n == 1 ? "" : "s", img->logical_block);
+	plan_free(&plan);
 }
 
 void safety_look_image(struct image *img, const struct request *req, struct facts *facts)
@@ -374,6 +382,7 @@ void safety_look_image(struct image *img, const struct request *req, struct fact
 		caution(facts, "tail",
 			"the last %llu bytes do not fill a sector and are not part of the disk",
 			(unsigned long long)info->tail);
+	look_at_alignment(img, req, facts);
 	if (info->saved_state)
 		caution(facts, "saved-state",
 			"it belongs to a virtual machine in a saved state, which "

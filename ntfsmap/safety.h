@@ -47,7 +47,7 @@ enum exit_code safety_verdict(const struct facts *facts);
 /* Say warnings on stderr and fail() with the first objection. */
 int safety_enforce(const struct image *img, const struct facts *facts);
 
-const char *fact_word(const struct fact *fact); /* "ok", "warn", "refuse", "damaged" */
+const char *fact_word(const struct fact *fact); /* ok, warn, refuse, damaged, busy, failed */
 void facts_free(struct facts *facts);
 
 #endif

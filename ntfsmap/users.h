@@ -17,10 +17,11 @@ enum mount_state { MOUNT_NONE, MOUNT_READONLY, MOUNT_WRITABLE };
 struct users {
 	enum mount_state mounted; /* the volume, under any name */
 	char *mount_point;
-	bool claimed; /* device-mapper cannot take the device: a mount holds it */
-	bool held;    /* somebody else holds it exclusively */
-	char *writer; /* who maps some of the sectors read-write, or NULL */
-	char *reader; /* who maps some of them read-only */
+	bool claimed;	  /* device-mapper cannot take the device: a mount holds it */
+	bool tables_read; /* false: writer and reader are not known, only root may look */
+	bool held;	  /* somebody else holds it exclusively */
+	char *writer;	  /* who maps some of the sectors read-write, or NULL */
+	char *reader;	  /* who maps some of them read-only */
 };
 
 /* The device or regular file that the volume or image is on. */

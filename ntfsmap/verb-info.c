@@ -2,6 +2,7 @@
 /* info, map, cat and check: the verbs that only look. They show what they can of files that must
  * not be mapped, too. */
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -292,6 +293,7 @@ int verb_cat(int argc, char **argv, const struct options *opt)
 	(void)argc;
 	if (code)
 		return code;
+	signal(SIGPIPE, SIG_DFL); /* `cat | head` is no failure */
 	code = cat_image(&img);
 	image_close(&img);
 	return code ? code : finish_stdout();
@@ -313,14 +315,21 @@ static json_t *facts_json(const struct image *img, const struct facts *facts)
 			 list);
 }
 
+static void print_fact(const struct fact *f)
+{
+	bool word = f->allow && !f->lifted;
+
+	printf("%-8s %-13s %s%s%s\n", fact_word(f), f->name, f->text,
+	       word ? "; at your own risk: --allow=" : "", word ? f->allow : "");
+}
+
 static void print_facts(const struct image *img, const struct request *req,
 			const struct facts *facts)
 {
 	const char *mode = req->readonly ? "read-only" : "read-write";
 
 	for (size_t i = 0; i < facts->n; i++)
-		printf("%-8s %-13s %s\n", fact_word(&facts->v[i]), facts->v[i].name,
-		       facts->v[i].text);
+		print_fact(&facts->v[i]);
 	if (!img->file && img->vol)
 		printf("%s: a volume; name a file on it to learn whether it can be mapped\n",
 		       img->name);
@@ -330,12 +339,12 @@ static void print_facts(const struct image *img, const struct request *req,
 		printf("%s: can be mapped %s\n", img->name, mode);
 }
 
-/* `check DEVICE` of an NTFS volume looks at the volume alone. */
-static int open_for_check(const char *spec, struct image *img)
+/* `check VOLUME` looks at the volume alone. */
+static int open_for_check(const char *spec, const char *format, struct image *img)
 {
 	int code = image_open(spec, img);
 
-	if (!code && img->src.kind == SOURCE_DEVICE && blk_is_ntfs(img->src.device))
+	if (!code && !format && img->src.kind != SOURCE_NTFS && blk_is_ntfs(img->src.device))
 		code = volume_open(img->src.device, &img->vol);
 	return code;
 }
@@ -347,6 +356,8 @@ static bool has_image(const struct image *img)
 
 	if (!img->file)
 		return !img->vol;
+	if (!img->file->data_size || img->file->runs == RUNS_DAMAGED)
+		return false;
 	msg_hush(true);
 	has = !need_readable(img);
 	msg_hush(false);
@@ -357,7 +368,7 @@ int verb_check(int argc, char **argv, const struct options *opt)
 {
 	struct facts facts;
 	struct image img;
-	int code = open_for_check(argv[0], &img);
+	int code = open_for_check(argv[0], opt->req.format, &img);
 
 	(void)argc;
 	if (code)

@@ -77,7 +77,7 @@ static json_t *describe(const struct dm_device *d, const struct mapping *m)
 	json_t *j =
 		json_pack("{s:s, s:s, s:s, s:s, s:I, s:n, s:i, s:s?, s:s, s:i, s:s, s:b}", "name",
 			  d->name, "source", source, "format", m->format, "mode",
-			  !d->live	? "incomplete"
+			  !d->live	? "half"
 			  : d->readonly ? "ro"
 					: "rw",
 			  "size", (json_int_t)d->sectors * 512, "room", "users", d->open_count,
@@ -96,26 +96,33 @@ static const char *str(json_t *j, const char *key)
 	return s ? s : "-";
 }
 
+static size_t column(json_t *list, const char *key, size_t width)
+{
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		size_t len = strlen(str(json_array_get(list, i), key));
+
+		if (len > width)
+			width = len;
+	}
+	return width;
+}
+
 static void print_list(json_t *list)
 {
-	size_t name = 4, source = 6, i;
-	json_t *j;
+	int name = (int)column(list, "name", 4), source = (int)column(list, "source", 6);
 
-	json_array_foreach (list, i, j) {
-		if (strlen(str(j, "name")) > name)
-			name = strlen(str(j, "name"));
-		if (strlen(str(j, "source")) > source)
-			source = strlen(str(j, "source"));
-	}
 	if (json_array_size(list))
-		printf("%-*s  %-*s  %-6s  %-4s  %10s  %4s  %5s\n", (int)name, "NAME", (int)source,
-		       "SOURCE", "FORMAT", "MODE", "SIZE", "ROOM", "USERS");
-	json_array_foreach (list, i, j)
-		printf("%-*s  %-*s  %-6s  %-4s  %10s  %4s  %5lld\n", (int)name, str(j, "name"),
-		       (int)source, str(j, "source"), str(j, "format"), str(j, "mode"),
+		printf("%-*s  %-*s  %-6s  %-4s  %10s  %4s  %5s\n", name, "NAME", source, "SOURCE",
+		       "FORMAT", "MODE", "SIZE", "ROOM", "USERS");
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		json_t *j = json_array_get(list, i);
+
+		printf("%-*s  %-*s  %-6s  %-4s  %10s  %4s  %5lld\n", name, str(j, "name"), source,
+		       str(j, "source"), str(j, "format"), str(j, "mode"),
 		       human_size(
 			       (unsigned long long)json_integer_value(json_object_get(j, "size"))),
 		       str(j, "room"), (long long)json_integer_value(json_object_get(j, "users")));
+	}
 }
 
 int verb_list(int argc, char **argv, const struct options *opt)
@@ -210,23 +217,23 @@ static int compare(const struct dm_device *d, const struct image *img, const str
 	struct plan live;
 	uint64_t sector;
 	char a[64], b[64];
+	bool differ, grew;
 	dev_t dev;
-	bool differ;
 
 	if (!dm_plan_of(d, &live, &dev))
 		return fail(DAMAGED, "%s: the live table has targets that ntfsmap does not make",
 			    d->name);
 	differ = first_difference(&live, disk, &sector);
+	grew = differ && sector == live.lines.sectors;
 	describe_place(&live, sector, a, sizeof(a));
 	describe_place(disk, sector, b, sizeof(b));
 	plan_free(&live);
 	if (!differ)
 		return DONE;
-	return fail(
-		DAMAGED,
-		"%s: at sector %llu the open mapping %s, but %s now %s: close it at once unless "
-		"the file only grew (then: ntfsmap reload %s)",
-		d->name, (unsigned long long)sector, a, img->name, b, d->name);
+	return fail(DAMAGED, "%s: at sector %llu the open mapping %s, but %s now %s: %s", d->name,
+		    (unsigned long long)sector, a, img->name, b,
+		    grew ? "it only grew, `ntfsmap reload` follows"
+			 : "what is written goes where the file no longer is, close it at once");
 }
 
 static int verify_image(const struct dm_device *d, const struct mapping *m)

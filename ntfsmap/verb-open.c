@@ -245,6 +245,20 @@ static int refuse_claimed_view(const struct volume *vol)
 	return code;
 }
 
+/* DEVICE may be UUID=… and so on, too. */
+static int open_volume(const char *spec, struct volume **vol)
+{
+	struct source src;
+	int code = source_resolve(spec, &src);
+
+	if (!code && src.kind == SOURCE_NTFS)
+		code = fail(USAGE, "host takes a device, not a file on it");
+	if (!code)
+		code = volume_open(src.device, vol);
+	source_free(&src);
+	return code;
+}
+
 int verb_host(int argc, char **argv, const struct options *opt)
 {
 	struct creation c = { .name = argv[1], .hidden = true };
@@ -255,7 +269,7 @@ int verb_host(int argc, char **argv, const struct options *opt)
 
 	(void)argc, (void)opt;
 	if (!code)
-		code = volume_open(argv[0], &vol);
+		code = open_volume(argv[0], &vol);
 	if (code)
 		return code;
 	code = view_plan(vol, &plan);
