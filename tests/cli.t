@@ -1,6 +1,8 @@
 #!/bin/bash
 # The command line: verbs, options, help, exit codes, JSON, and the line that makes dmsetup fail.
+# shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
 need mkntfs ntfscat perl
 

@@ -1,7 +1,9 @@
 #!/bin/bash
 # kill -9 at any point of open, reload and close: no half-made device stays. Deterministic: strace kills at the n-th
 # ioctl, for every n that a run has.
+# shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
 need mkntfs dmsetup strace pgrep pkill
 

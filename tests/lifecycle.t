@@ -1,6 +1,8 @@
 #!/bin/bash
 # Opening, listing, closing, reloading: in the machine, with and without udev.
+# shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
 need mkntfs dmsetup perl
 

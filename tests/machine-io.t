@@ -1,7 +1,9 @@
 #!/bin/bash
 # The main promise, on a fragmented raw file and a fixed VHD of a hibernated volume: reads equal ntfscat, writes land
 # in the file, and every other byte of the volume stays as it was.
+# shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
 need mkntfs ntfscat ntfscluster dmsetup qemu-img mkfs.ext4 e2fsck badblocks
 

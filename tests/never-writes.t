@@ -1,7 +1,9 @@
 #!/bin/bash
 # Nothing of ours opens the volume for writing: seen by strace, for every verb that works without a machine, and for
 # those that make devices inside the machine. The volume's bytes stay as they are.
+# shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
 need strace mkntfs
 
@@ -10,7 +12,7 @@ watched() {
 	local what=$1 opens
 	shift
 	run strace -f -qq -e trace=open,openat,openat2,creat -e signal=none -o "$T/trace" "$@"
-	opens=$(grep -E "\"[^\"]*$what[^\"]*\"" "$T/trace")
+	opens=$(grep -E "\"[^\"]*${what}[^\"]*\"" "$T/trace")
 	[ -n "$opens" ] && ! grep -Eq 'O_RDWR|O_WRONLY|O_TRUNC|creat' <<<"$opens"
 	result $? "${*#"$top"/}: opened, and for reading only" || diag "status $status: $opens"
 }

@@ -1,7 +1,9 @@
 #!/bin/bash
 # Files that must not be mapped read-write: each refusal is seen, with its exit code and its reason; what --readonly
 # and --allow lift is lifted, and nothing else is.
+# shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
 need mkntfs ntfscat
 

@@ -1,6 +1,8 @@
 #!/bin/bash
 # A disk with logical blocks of 4096 bytes: what fits is mapped, what does not is refused by name, not cut off.
+# shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
 need mkntfs ntfscat dmsetup qemu-img
 

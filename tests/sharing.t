@@ -1,7 +1,9 @@
 #!/bin/bash
 # Living beside others: mounts of the volume, views, other people's device-mapper tables, loop devices, and the pipe
 # into the real dmsetup that a refusal must break.
+# shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
 need mkntfs dmsetup ntfs-3g losetup mkfs.ext4
 

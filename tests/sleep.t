@@ -1,7 +1,9 @@
 #!/bin/bash
 # What the volume says about Windows: hibernation marker, log, dirty flag. They are the normal case here, so they warn
 # and do not refuse; only a resume that did not finish, or something unknown, does.
+# shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
 need mkntfs
 

@@ -1,6 +1,8 @@
 #!/bin/bash
 # The table against ntfscluster, on volumes of every geometry; what cannot be laid out is refused.
+# shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
 need mkntfs ntfscat ntfscluster
 

@@ -1,0 +1,183 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# make demo: the main job on data made up for it. An NTFS volume on which Windows is hibernated holds two disk images,
+# in pieces; they become block devices, are written, and other people's programs tell what happened.
+#
+#   make demo            device-mapper is used inside a throw-away virtual machine (tests/vm)
+#   make demo DIRECT=1   on this machine itself: needs root and device-mapper; uses a loop device, and cleans up
+#
+# shellcheck disable=SC2317 # functions are called by name
+set -euo pipefail
+top=$(realpath "$(dirname "$0")/..")
+PATH=$top/build/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin
+forge=$top/build/tests/ntfsforge
+# shellcheck source-path=SCRIPTDIR source=lib/volume.sh
+. "$top/tests/lib/volume.sh"
+
+say() {
+	echo
+	echo "== $*"
+}
+
+show() {
+	echo "\$ $*"
+	"$@"
+}
+
+die() {
+	echo "FAILED: $*" >&2
+	exit 1
+}
+
+# ---- with device-mapper: in the machine, or here. $1: the NTFS volume's block device ----
+
+use_pipe() {
+	local dev=$1
+	echo "\$ ntfsmap $dev:/disks/raw.img | dmsetup create raw"
+	ntfsmap -q "$dev:/disks/raw.img" | dmsetup create raw
+	mkdir -p "$mnt"
+	show mount /dev/mapper/raw "$mnt"
+	cp "$top/README.md" "$mnt/readme"
+	head -c 5000000 /dev/zero | tr '\0' n >"$mnt/five-million-n"
+	show ls -l "$mnt"
+	show umount "$mnt"
+	show dmsetup remove raw
+}
+
+use_open() {
+	local dev=$1 start
+	show ntfsmap -q open "$dev:/disks/windows.vhd" vhd
+	show ntfsmap list
+	# its first partition; a later version of ntfsmap will do this by itself
+	start=$(sfdisk -d /dev/mapper/vhd | sed -n 's/.*start= *\([0-9]*\), size= *\([0-9]*\),.*/\1 \2/p')
+	echo "0 ${start#* } linear /dev/mapper/vhd ${start% *}" | dmsetup create vhd-part1
+	show mount /dev/mapper/vhd-part1 "$mnt"
+	cp "$top/LICENSE" "$mnt/license"
+	show ls -l "$mnt"
+	show umount "$mnt"
+	dmsetup remove vhd-part1
+	show ntfsmap close vhd
+}
+
+inside() {
+	local dev=$1
+	mnt=$(mktemp -d /run/ntfsmap-demo.XXXXXX)
+	say "Linux will not mount this volume read-write"
+	ntfs-3g.probe --readwrite "$dev" 2>/dev/null && die "ntfs-3g would mount it" || echo "ntfs-3g.probe: refused (status $?: hibernated)"
+	say "A raw image, by a pipe into dmsetup"
+	use_pipe "$dev"
+	say "A fixed VHD with a partition table, by ntfsmap open"
+	use_open "$dev"
+	rmdir "$mnt"
+}
+
+if [ "${1:-}" = inside ]; then
+	inside "$2"
+	exit
+fi
+
+# ---- making the volume ----
+
+make_images() {
+	truncate -s 24M "$work/raw.img"
+	mkfs.ext4 -q -F "$work/raw.img"
+	truncate -s 32M "$work/disk"
+	echo 'start=2048, type=83' | sfdisk -q "$work/disk" 2>/dev/null
+	mkfs.ext4 -q -F -E offset=$((2048 * 512)) "$work/disk" 30M
+	qemu-img convert -q -f raw -O vpc -o subformat=fixed,force_size "$work/disk" "$work/windows.vhd"
+}
+
+make_volume() {
+	truncate -s 256M "$img"
+	mkntfs -q -F -Q -L Windows "$img" >/dev/null 2>&1
+	"$forge" "$img" mkdir /disks
+	"$forge" "$img" file /disks/raw.img "$(stat -c %s "$work/raw.img")" runs=40 gap=5 order=shuffle seed=1 fill=stdin <"$work/raw.img"
+	"$forge" "$img" file /disks/windows.vhd "$(stat -c %s "$work/windows.vhd")" runs=25 gap=5 order=shuffle seed=2 fill=stdin <"$work/windows.vhd"
+	"$forge" "$img" file "/Steuer 2025.pdf" 3M runs=30 gap=1 fill=pattern seed=3
+	"$forge" "$img" hiberfil hibr
+	"$forge" "$img" logfile 2.0 inuse
+}
+
+# The hash of all bytes of the volume that are in neither file. Where the files are is ntfscluster's word, not ours.
+hash_of_the_rest() {
+	local file
+	for file in /disks/raw.img /disks/windows.vhd; do
+		oracle_table "$file" "$(ntfscat "$img" "$file" | wc -c)"
+	done >"$work/both"
+	hash_outside "$work/both" "$img"
+}
+
+run_direct() {
+	local loop
+	[ "$(id -u)" = 0 ] || die "DIRECT=1 needs root"
+	dmsetup version >/dev/null || die "DIRECT=1 needs a kernel with device-mapper"
+	loop=$(losetup --find --show "$img")
+	"$0" inside "$loop" || { losetup -d "$loop"; die "see above"; }
+	losetup -d "$loop"
+}
+
+run_in_machine() {
+	local status=0
+	"$top/tests/vm/run" -d "$img" -- "$0" inside /dev/vda || status=$?
+	[ "$status" != 77 ] || die "there is no virtual machine to be had here"
+	[ "$status" = 0 ] || die "status $status from inside the machine"
+}
+
+# ---- the proof, from outside ----
+
+check_file() {
+	[ "$2" = "$3" ] || die "$1: it is $2, and should be $3"
+	echo "ok: $1"
+}
+
+prove_contents() {
+	ntfscat "$img" /disks/raw.img >"$work/after.raw"
+	ntfscat "$img" /disks/windows.vhd >"$work/after.vhd"
+	qemu-img convert -f vpc -O raw "$work/after.vhd" "$work/after.disk"
+	dd if="$work/after.disk" of="$work/after.part" bs=1M skip=1 status=none
+	e2fsck -fn "$work/after.raw" >/dev/null 2>&1 || die "e2fsck: the file system in the raw image is damaged"
+	e2fsck -fn "$work/after.part" >/dev/null 2>&1 || die "e2fsck: the file system in the VHD is damaged"
+	echo "ok: e2fsck finds both file systems clean (images read by ntfscat, the VHD by qemu-img)"
+	check_file "the raw image holds the text file" \
+		"$(debugfs -R 'cat readme' "$work/after.raw" 2>/dev/null | sha256sum)" "$(sha256sum <"$top/README.md")"
+	check_file "the raw image holds the large file" \
+		"$(debugfs -R 'cat five-million-n' "$work/after.raw" 2>/dev/null | tr -d n | wc -c),$(debugfs -R 'cat five-million-n' "$work/after.raw" 2>/dev/null | wc -c)" 0,5000000
+	check_file "the VHD holds the licence" \
+		"$(debugfs -R 'cat license' "$work/after.part" 2>/dev/null | sha256sum)" "$(sha256sum <"$top/LICENSE")"
+}
+
+for tool in mkntfs ntfscat ntfscluster ntfs-3g.probe qemu-img mkfs.ext4 e2fsck debugfs sfdisk; do
+	type -P "$tool" >/dev/null || die "$tool is missing: make deps"
+done
+work=$(mktemp -d "${TMPDIR:-/tmp}/ntfsmap-demo.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+img=$work/windows-volume.img
+
+say "An NTFS volume with a hibernated Windows, and two disk images in pieces on it"
+make_images
+make_volume
+ls -l "$work"/raw.img "$work"/windows.vhd "$img" | awk '{ print $5, $9 }'
+say "What ntfsmap says about the VHD"
+show ntfsmap check "$img:/disks/windows.vhd"
+say "The device-mapper table of the raw image (first lines)"
+echo "\$ ntfsmap $img:/disks/raw.img"
+ntfsmap -q "$img:/disks/raw.img" 2>/dev/null >"$work/table"
+head -4 "$work/table"
+echo "... $(wc -l <"$work/table") lines"
+before=$(hash_of_the_rest)
+written=$(sha256sum <"$img")
+
+if [ -n "${DIRECT:-}" ]; then
+	say "Now with device-mapper, on this machine"
+	run_direct
+else
+	say "Now with device-mapper, in a throw-away virtual machine (its kernel comes from a cache)"
+	run_in_machine
+fi
+
+say "Seen from outside, by other people's programs"
+prove_contents
+[ "$(sha256sum <"$img")" != "$written" ] || die "nothing was written at all"
+check_file "every byte of the volume outside the two files is unchanged" "$(hash_of_the_rest)" "$before"
+echo
+echo "VERDICT: both images on the hibernated volume were written and read back; nothing else on it has changed."

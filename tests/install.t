@@ -1,0 +1,28 @@
+#!/bin/bash
+# make install puts everything where packages expect it, and make uninstall takes all of it away.
+# shellcheck source=lib/tap.sh
+. "$(dirname "$0")/lib/tap.sh"
+cd "$top" || bail "no $top"
+
+listing() {
+	(cd "$1" && find . ! -type d | sort)
+}
+
+ok "make install DESTDIR= PREFIX=" make -s install DESTDIR="$T/root" PREFIX=/usr
+is "$(listing "$T/root")" "./usr/include/vdisk.h
+./usr/lib/libvdisk.a
+./usr/lib/libvdisk.so
+./usr/lib/libvdisk.so.0
+./usr/lib/pkgconfig/libvdisk.pc
+./usr/sbin/ntfsmap
+./usr/share/bash-completion/completions/ntfsmap
+./usr/share/doc/ntfsmap/LICENSE
+./usr/share/doc/ntfsmap/README.md
+./usr/share/man/man8/ntfsmap.8" "these files"
+ok "the program runs from there" "$T/root/usr/sbin/ntfsmap" --version
+like "$(cat "$T/root/usr/lib/pkgconfig/libvdisk.pc")" 'prefix=/usr'$'\n' "pkg-config knows the prefix"
+ok "the completion can be loaded" bash -c ". '$T/root/usr/share/bash-completion/completions/ntfsmap'; complete -p ntfsmap"
+ok "make uninstall" make -s uninstall DESTDIR="$T/root" PREFIX=/usr
+is "$(listing "$T/root")" '' "nothing is left"
+like "$(make help)" 'make demo' "make help"
+done_testing

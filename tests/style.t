@@ -1,0 +1,55 @@
+#!/bin/bash
+# Rules of the house that a grep can check.
+# shellcheck source=lib/tap.sh
+. "$(dirname "$0")/lib/tap.sh"
+cd "$top" || bail "no $top"
+
+# none NAME COMMAND...: the command prints nothing
+none() {
+	local name=$1
+	shift
+	is "$("$@" 2>/dev/null)" '' "$name"
+}
+
+sources=$(find libvdisk ntfsmap tests -name '*.[ch]')
+
+# The rooms of the design: who may use what
+none "libntfs-3g is used in ntfs*.c and sleep.c only" \
+	bash -c "grep -ln 'ntfs-lib.h\\|<ntfs-3g/' ntfsmap/*.[ch] | grep -v 'ntfsmap/ntfs[-.]\\|ntfsmap/sleep.c'"
+none "libdevmapper is used in dm.c only" bash -c "grep -ln 'libdevmapper.h' ntfsmap/*.[ch] | grep -v '^ntfsmap/dm.c$'"
+none "libblkid is used in blk.c and ntfs-device.c only" \
+	bash -c "grep -ln 'blkid/blkid.h' ntfsmap/*.[ch] | grep -v 'ntfsmap/blk.c\\|ntfsmap/ntfs-device.c'"
+none "libvdisk calls nothing of ntfsmap" grep -rn 'ntfsmap/' libvdisk --include='*.[ch]'
+none "ntfsmap opens for writing in loop.c and for the lock only" \
+	bash -c "grep -n 'O_RDWR\\|O_WRONLY\\|[^_]pwrite(\\|fopen(.*\"[wa]' ntfsmap/*.c | grep -v 'ntfsmap/loop.c\\|LOCK_FILE'"
+
+# shellcheck disable=SC2086
+none "every C file has a licence line" grep -L 'SPDX-License-Identifier: GPL-2.0-or-later' $sources
+# shellcheck disable=SC2086
+none "no line is longer than 100 columns" perl -CSD -ne 'chomp; 1 while s/\t/" " x (8 - $-[0] % 8)/e;
+	print "$ARGV:$.\n" if length > 100; close ARGV if eof' $sources
+# shellcheck disable=SC2086
+none "no function is longer than 60 lines" awk '/^{/ { start = FNR } /^}/ { if (start && FNR - start > 60) print FILENAME ":" start; start = 0 }' $sources
+# shellcheck disable=SC2086
+none "no file is longer than 800 lines" awk 'FNR == 801 { print FILENAME }' $sources
+none "no notes to self" grep -rniE '\b(TODO|FIXME|XXX|HACK)\b' --include='*.[ch]' --include='*.sh' libvdisk ntfsmap
+
+# Everything that is there is told
+for folder in libvdisk ntfsmap man tests tests/vm; do
+	ok "$folder has a README" test -s "$folder/README.md"
+done
+for verb in $("$top/build/bin/ntfsmap" --help | sed -n 's/^  \([a-z]\{3,\}\) .*/\1/p'); do
+	ok "the man page has $verb" grep -qw "$verb" man/ntfsmap.8
+	ok "the completion has $verb" grep -qw "$verb" ntfsmap/completion.bash
+done
+for option in $("$top/build/bin/ntfsmap" --help | grep -oE -- '--[a-z]+' | sort -u); do
+	ok "the man page has $option" grep -qw -- "${option#--}" man/ntfsmap.8
+done
+for fact in $(grep -ohE '(ok|objection|caution|add)\(facts, "[a-z-]+"' ntfsmap/safety.c | cut -d'"' -f2 | sort -u); do
+	ok "the man page has the fact $fact" grep -qw -- "${fact//-/.*-}" man/ntfsmap.8
+done
+for word in hiberfile cloud offline readonly-file valid-data-length; do
+	ok "the man page has --allow=$word" grep -q -- "${word//-/.*-}" man/ntfsmap.8
+done
+none "the man page has no fault" bash -c 'type -P mandoc >/dev/null && mandoc -Tlint -W warning man/ntfsmap.8'
+done_testing
