@@ -79,12 +79,17 @@ static int read_footer_at(const struct vdisk_io *io, u32 length, struct footer *
 	return vdisk_read(io, f->offset, f->raw, length);
 }
 
-/* The footer at the end of the file, whether it has its cookie or not. */
+static bool is_footer(const struct footer *f)
+{
+	return has_cookie(f) || has_lost_cookie(f);
+}
+
+/* The footer at the end of the file, of either length; without one, the last 512 bytes. */
 static int read_footer(const struct vdisk_io *io, struct footer *f)
 {
 	int ret = read_footer_at(io, FOOTER_BYTES - 1, f);
 
-	if (ret || has_cookie(f))
+	if (ret || is_footer(f))
 		return ret;
 	return read_footer_at(io, FOOTER_BYTES, f);
 }
@@ -106,7 +111,7 @@ static int vhd_probe(const struct vdisk_io *io)
 
 	if (ret)
 		return ret;
-	if (has_cookie(&f) || has_lost_cookie(&f))
+	if (is_footer(&f))
 		return 1;
 	ret = read_footer_copy(io, &f);
 	if (ret)
@@ -181,8 +186,8 @@ static int check_type(const struct footer *f, struct vdisk_error *err)
 		return 0;
 	case TYPE_DYNAMIC:
 		what.problem = "says a dynamic VHD, which is not supported yet";
-		what.advice =
-			"qemu-img convert -O vpc -o subformat=fixed,force_size makes a fixed one";
+		what.advice = "make a fixed one: qemu-img convert -f vpc -O vpc "
+			      "-o subformat=fixed,force_size OLD NEW";
 		return vdisk_fail(err, -EOPNOTSUPP, what);
 	case TYPE_DIFFERENCING:
 		what.problem = "says a differencing VHD, which is not supported yet";
@@ -274,7 +279,7 @@ static int vhd_open(struct vdisk *vd, struct vdisk_error *err)
 	if (ret)
 		return ret;
 	/* A good copy at the start is a dynamic image, even when its last footer is lost. */
-	if (!has_cookie(&f) && !has_lost_cookie(&f)) {
+	if (!is_footer(&f)) {
 		ret = read_footer_copy(&vd->io, &copy);
 		if (ret)
 			return ret;

@@ -48,7 +48,7 @@ static struct dm_task *new_task(int type, const char *name)
 
 static int task_error(struct dm_task *t)
 {
-	int error = t ? dm_task_get_errno(t) : ENOMEM;
+	int error = t ? dm_task_get_errno(t) : 0;
 
 	return error ? error : ENODEV; /* the library found out before it asked the kernel */
 }

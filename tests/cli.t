@@ -72,6 +72,15 @@ quiet_failure 4 check "$img:/none"
 like "$("$ntfsmap" "$img:/sub/none" 2>&1)" "there is no /sub" "the missing component is named"
 like "$("$ntfsmap" --allow=x "$raw" 2>&1)" 'valid-data-length' "a wrong --allow word: the words are listed"
 
+# A volume in a file stands for a device: without a path it is no disk, unless that is said.
+spoiled 2 "$img"
+run "$ntfsmap" info "$img"
+is "$status" 2 "info of a volume without a path is refused"
+run "$ntfsmap" check "$img"
+is "$status" 0 "check of a volume without a path shows the volume"
+like "$out" 'name a file on it' "  and says so"
+is "$("$ntfsmap" -q --format raw "$img" 2>/dev/null)" "0 $(($(stat -c %s "$img") / 512)) linear $img 0" "--format raw: it is meant as a disk"
+
 # A full disk, a closed pipe.
 run sh -c '"$1" cat "$2" >/dev/full' - "$ntfsmap" "$raw"
 is "$status" 7 "cat to a full device: exit 7"
@@ -84,6 +93,10 @@ is "$status" 0 "--concise"
 is "$(wc -l <"$T/out")" 1 "--concise prints one line"
 like "$out" '^disk1,NTFSMAP-RAW-[0-9A-F]{16}-[0-9a-f]+-[0-9a-f]+-0-disk1,,rw,0 [0-9]+ linear ' "NAME,UUID,,rw,TABLE"
 like "$("$ntfsmap" table --readonly --concise disk1 "$raw" 2>&1)" ',,ro,0 ' "--readonly --concise says ro"
+
+like "$("$ntfsmap" info --readonly "$raw" 2>&1)" 'info has no option --readonly' "the wrong option is named"
+run sh -c '"$1" cat "$2" | head -c 1' - "$ntfsmap" "$raw"
+is "$status:$err" 0: "cat into head is no failure"
 
 # JSON is one document, and says what the text says.
 field() {
