@@ -69,11 +69,11 @@ const struct vdisk_extent *plan_misaligned(const struct plan *plan, uint32_t blo
 {
 	uint64_t sectors = block / VDISK_SECTOR;
 
+	/* the lines follow each other from 0, so whole lengths make whole offsets on the disk */
 	for (size_t i = 0; i < plan->lines.n; i++) {
 		const struct vdisk_extent *line = &plan->lines.v[i];
 
-		if (line->file % sectors || line->count % sectors ||
-		    (line->device != VDISK_HOLE && line->device % sectors))
+		if (line->count % sectors || (line->device != VDISK_HOLE && line->device % sectors))
 			return line;
 	}
 	return NULL;

@@ -25,7 +25,7 @@ int plan_build(const struct vdisk *vd, const struct vdisk_extents *file, struct 
  * whose file has a shorter valid data length). A multiple of the sector size. */
 int plan_zero_from(struct plan *plan, uint64_t byte);
 
-/* The first line, offset or length that is no multiple of block (bytes), or NULL. */
+/* The first line whose place or length is no multiple of block (bytes), or NULL. */
 const struct vdisk_extent *plan_misaligned(const struct plan *plan, uint32_t block);
 
 /* Target type and parameters of a line as in a table; params is the caller's to free. */

@@ -120,6 +120,11 @@ is "$(perl -MJSON::PP -e 'local $/; my $n = 0; $n += $_->{length} for @{decode_j
 is "$("$ntfsmap" map "$raw" | tail -n +2 | awk '{ print $1 }' | head -1)" 0x0 "map for people begins at 0"
 
 is "$("$ntfsmap" cat "$raw" | sha256sum)" "$(ntfscat "$img" /a.raw | sha256sum)" "cat equals ntfscat"
+if type -P script >/dev/null; then
+	script -qec "'$ntfsmap' cat '$raw' >'$T/copy'" "$T/typescript" >/dev/null 2>&1
+	like "$(tr '\r' '\n' <"$T/typescript")" '\[#+\] 100%  1\.0 MiB of 1\.0 MiB' "cat on a terminal shows a progress bar"
+	is "$(hash_of "$T/copy")" "$(ntfscat "$img" /a.raw | sha256sum | cut -d' ' -f1)" "  and copies the same"
+fi
 is "$("$ntfsmap" list --json)" '[]' "list --json without device-mapper: empty" ||
 	diag "(this machine has open mappings)"
 
