@@ -21,7 +21,7 @@ WERROR := $(if $(CI),-Werror)
 WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
 	  -Wwrite-strings -Wvla -Wformat=2 -Wundef $(WERROR)
 HARDEN := -fstack-protector-strong -D_FORTIFY_SOURCE=2
-BASE   := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DVERSION='"$(VERSION)"' $(WARN) -MMD -MP
+BASE   := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(WARN) -MMD -MP
 LIBS   := libntfs-3g devmapper blkid jansson
 
 B := build
@@ -43,6 +43,8 @@ all: $(B)/bin/ntfsmap $(B)/libvdisk.a $(B)/libvdisk.so $(B)/libvdisk.pc
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(BASE) $(CPPFLAGS) $(HARDEN) $(CFLAGS) $(PKG_CFLAGS) -c -o $@ $<
+
+$(B)/ntfsmap/main.o: BASE += -DVERSION='"$(VERSION)"'
 
 $(B)/%.pic.o: %.c
 	@mkdir -p $(@D)

@@ -103,6 +103,15 @@ bool blk_is_ours(dev_t dev)
 	return ours;
 }
 
+bool blk_is_view(dev_t dev)
+{
+	char *uuid = blk_attr(dev, "dm/uuid");
+	bool view = uuid && !strncmp(uuid, "NTFSMAP-HOST-", 13);
+
+	free(uuid);
+	return view;
+}
+
 dev_t blk_only_slave(dev_t dev)
 {
 	char *path = text("/sys/dev/block/%u:%u/slaves", major(dev), minor(dev));

@@ -15,6 +15,8 @@ char *blk_attr(dev_t dev, const char *name);
 char *blk_node(dev_t dev);
 /* Does the device-mapper UUID say that the device is one of ours, or a partition of one? */
 bool blk_is_ours(dev_t dev);
+/* Is it a view made by `ntfsmap host`? */
+bool blk_is_view(dev_t dev);
 /* The one device below a device-mapper device, 0 when there is not exactly one. */
 dev_t blk_only_slave(dev_t dev);
 /* false unless path is a block device. */

@@ -14,11 +14,13 @@
 #include "mounts.h"
 #include "msg.h"
 
-static char library_error[256]; /* libdevmapper's last complaint */
+static char library_error[256]; /* libdevmapper's first complaint */
+static int library_errno;	/* and the errno that it was about */
 
 static PRINTF(5, 6) void log_line(int level, const char *file, int line, int dm_errno,
 				  const char *fmt, ...)
 {
+	int error = errno; /* still that of the ioctl: later it is lost in the library's rollback */
 	char buf[256];
 	va_list ap;
 
@@ -26,7 +28,13 @@ static PRINTF(5, 6) void log_line(int level, const char *file, int line, int dm_
 	va_start(ap, fmt);
 	vsnprintf(buf, sizeof(buf), fmt, ap);
 	va_end(ap);
-	if ((level & 7) <= 3) /* errors; the upper bits say where to write them */
+	if ((level & 7) > 3) { /* no error; the upper bits say where to write */
+		debug("libdevmapper: %s", buf);
+		return;
+	}
+	if (!library_errno && strstr(buf, "ioctl"))
+		library_errno = error;
+	if (!library_error[0])
 		snprintf(library_error, sizeof(library_error), "%s", buf);
 	debug("libdevmapper: %s", buf);
 }
@@ -37,6 +45,7 @@ static struct dm_task *new_task(int type, const char *name)
 
 	dm_log_with_errno_init(log_line);
 	library_error[0] = '\0';
+	library_errno = 0;
 	t = dm_task_create(type);
 	if (!t || (name && !dm_task_set_name(t, name))) {
 		if (t)
@@ -50,6 +59,8 @@ static int task_error(struct dm_task *t)
 {
 	int error = t ? dm_task_get_errno(t) : 0;
 
+	if (library_errno)
+		return library_errno;
 	return error ? error : ENODEV; /* the library found out before it asked the kernel */
 }
 
@@ -57,6 +68,12 @@ static int fail_task(int error, const char *what, const char *name)
 {
 	if (error == EBUSY)
 		return fail(BUSY, "%s %s: busy (%s)", what, name, library_error);
+	if (error == EINVAL)
+		return fail(
+			SYSTEM,
+			"%s %s: the kernel refused the table (%s); dmesg says why, and holes need "
+			"the target zero: modprobe dm-zero",
+			what, name, library_error);
 	return fail(error == EEXIST ? BUSY : SYSTEM, "%s %s: %s (%s)", what, name, strerror(error),
 		    library_error[0] ? library_error : "no more is known; see dmesg");
 }
@@ -109,17 +126,14 @@ int dm_check_name(const char *name)
 	return DONE;
 }
 
-static void add_line(struct dm_device *d, uint64_t start, uint64_t count, const char *type,
-		     const char *params)
+static void add_line(struct dm_line **lines, size_t *n, struct dm_line line)
 {
-	if ((d->n & (d->n - 1)) == 0) /* grow at powers of two */
-		d->lines = must_regrow(d->lines, d->n ? d->n * 2 : 1, sizeof(*d->lines));
-	d->lines[d->n++] =
-		(struct dm_line){ start, count, text_copy(type), text_copy(params ? params : "") };
-	d->sectors = start + count;
+	if ((*n & (*n - 1)) == 0) /* grow at powers of two */
+		*lines = must_regrow(*lines, *n ? *n * 2 : 1, sizeof(**lines));
+	(*lines)[(*n)++] = line;
 }
 
-static void take_table(struct dm_task *t, struct dm_device *d)
+static void take_table(struct dm_task *t, struct dm_line **lines, size_t *n)
 {
 	void *next = NULL;
 
@@ -129,13 +143,26 @@ static void take_table(struct dm_task *t, struct dm_device *d)
 
 		next = dm_get_next_target(t, next, &start, &count, &type, &params);
 		if (type)
-			add_line(d, start, count, type, params);
+			add_line(lines, n,
+				 (struct dm_line){ start, count, text_copy(type),
+						   text_copy(params ? params : "") });
 	} while (next);
 }
 
-int dm_read(const char *name, struct dm_device *d)
+static void read_waiting(struct dm_device *d)
 {
-	struct dm_task *t = new_task(DM_DEVICE_TABLE, name);
+	struct dm_task *t = new_task(DM_DEVICE_TABLE, NULL);
+
+	if (t && dm_task_set_major(t, (int)major(d->dev)) &&
+	    dm_task_set_minor(t, (int)minor(d->dev)) && dm_task_query_inactive_table(t) &&
+	    dm_task_run(t))
+		take_table(t, &d->waiting, &d->n_waiting);
+	if (t)
+		dm_task_destroy(t);
+}
+
+static int read_device(struct dm_task *t, const char *name, struct dm_device *d)
+{
 	struct dm_info info;
 	const char *uuid;
 	int error = 0;
@@ -152,13 +179,35 @@ int dm_read(const char *name, struct dm_device *d)
 		d->readonly = info.read_only;
 		d->suspended = info.suspended;
 		d->live = info.live_table;
-		take_table(t, d);
+		take_table(t, &d->lines, &d->n);
+		if (d->n)
+			d->sectors = d->lines[d->n - 1].start + d->lines[d->n - 1].count;
 	}
 	if (t)
 		dm_task_destroy(t);
 	if (error && error != ENXIO)
 		return fail_task(error, "cannot read the table of", name);
+	if (d->name && info.inactive_table)
+		read_waiting(d);
 	return d->name ? DONE : NOT_FOUND;
+}
+
+int dm_read(const char *name, struct dm_device *d)
+{
+	return read_device(new_task(DM_DEVICE_TABLE, name), name, d);
+}
+
+/* By number: the name may have changed meanwhile, or be one that the library would not take. */
+static int read_numbered(const struct dm_names *names, struct dm_device *d)
+{
+	struct dm_task *t = new_task(DM_DEVICE_TABLE, NULL);
+
+	if (t && (!dm_task_set_major(t, (int)major(names->dev)) ||
+		  !dm_task_set_minor(t, (int)minor(names->dev)))) {
+		dm_task_destroy(t);
+		t = NULL;
+	}
+	return read_device(t, names->name, d);
 }
 
 static int read_each(struct dm_names *names, struct dm_devices *all)
@@ -173,7 +222,7 @@ static int read_each(struct dm_names *names, struct dm_devices *all)
 
 		names = (struct dm_names *)((char *)names + next);
 		next = names->next;
-		code = dm_read(names->name, &d);
+		code = read_numbered(names, &d);
 		if (code == NOT_FOUND)
 			continue; /* gone meanwhile */
 		if (code)
@@ -204,13 +253,19 @@ int dm_read_all(struct dm_devices *all)
 	return code;
 }
 
+static void free_lines(struct dm_line *lines, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		free(lines[i].type);
+		free(lines[i].params);
+	}
+	free(lines);
+}
+
 void dm_device_free(struct dm_device *d)
 {
-	for (size_t i = 0; i < d->n; i++) {
-		free(d->lines[i].type);
-		free(d->lines[i].params);
-	}
-	free(d->lines);
+	free_lines(d->lines, d->n);
+	free_lines(d->waiting, d->n_waiting);
 	free(d->name);
 	free(d->uuid);
 	*d = (struct dm_device){ 0 };
@@ -323,6 +378,17 @@ static int load_table(const char *name, const struct plan *plan)
 	return error ? fail_task(error, "cannot load the new table of", name) : DONE;
 }
 
+/* Or the next resume, whoever does it, would put it in place. */
+static void drop_waiting_table(const char *name)
+{
+	struct dm_task *t = new_task(DM_DEVICE_CLEAR, name);
+
+	if (t && !dm_task_run(t))
+		warn("%s still has a table that waits: dmsetup clear %s", name, name);
+	if (t)
+		dm_task_destroy(t);
+}
+
 int dm_reload(const char *name, const struct plan *plan)
 {
 	struct dm_task *t;
@@ -337,7 +403,11 @@ int dm_reload(const char *name, const struct plan *plan)
 	if (t)
 		dm_task_destroy(t);
 	dm_lib_release();
-	return error ? fail_task(error, "cannot resume", name) : DONE;
+	if (!error)
+		return DONE;
+	code = fail_task(error, "cannot resume", name);
+	drop_waiting_table(name);
+	return code;
 }
 
 int dm_remove(const char *name, bool deferred)
@@ -345,10 +415,13 @@ int dm_remove(const char *name, bool deferred)
 	struct dm_task *t = new_task(DM_DEVICE_REMOVE, name);
 	int error = ENOMEM;
 
-	/* udev may have it open for a moment: retry. A deferred removal leaves the node to udev, as
-	 * the library would take it away at once. */
+	/* udev may have it open for a moment: retry. A deferred removal leaves the node to udev
+	 * where that runs; elsewhere the library takes it away at once, or it would name the next
+	 * device. */
 	if (t && (deferred ? dm_task_deferred_remove(t) : dm_task_retry_remove(t)))
-		error = run_with_cookie(t, deferred ? DM_UDEV_DISABLE_LIBRARY_FALLBACK : 0);
+		error = run_with_cookie(t, deferred && dm_udev_get_sync_support()
+						   ? DM_UDEV_DISABLE_LIBRARY_FALLBACK
+						   : 0);
 	if (t)
 		dm_task_destroy(t);
 	dm_lib_release();

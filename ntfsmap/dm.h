@@ -25,6 +25,8 @@ struct dm_device {
 	uint64_t sectors;
 	struct dm_line *lines;
 	size_t n;
+	struct dm_line *waiting; /* loaded, not yet resumed */
+	size_t n_waiting;
 };
 
 struct dm_devices {

@@ -46,6 +46,7 @@ static int open_plain(struct image *img)
 	img->fd = open(img->src.device, O_RDONLY | O_CLOEXEC);
 	if (img->fd < 0 || fstat(img->fd, &st))
 		return fail_errno(errno, "cannot open %s", img->src.device);
+	posix_fadvise(img->fd, 0, 0, POSIX_FADV_DONTNEED); /* see ntfs-device.c */
 	ret = vdisk_file_io(img->fd, &img->io);
 	if (ret)
 		return fail_errno(-ret, "%s", img->name);
@@ -210,7 +211,8 @@ int image_plan(struct image *img, bool readonly, struct plan *plan)
 	/* rw with a short valid data length was allowed by the user: what Windows would not see is
 	 * mapped then, so that what is written can be read again */
 	if (!ret && readonly && f && f->initialized_size < f->data_size)
-		ret = plan_zero_from(plan, f->initialized_size);
+		ret = plan_zero_from(plan, (f->initialized_size + VDISK_SECTOR - 1) / VDISK_SECTOR *
+						   VDISK_SECTOR);
 	if (ret) {
 		plan_free(plan);
 		return fail_errno(-ret, "%s: cannot lay out the table", img->name);

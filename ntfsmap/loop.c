@@ -13,6 +13,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "blk.h"
 #include "loop.h"
 #include "msg.h"
 
@@ -20,12 +21,14 @@
 
 static int open_backing(const char *file, bool readonly, int *fd)
 {
+	dev_t dev;
+
 	*fd = open(file, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_DIRECT);
 	if (*fd < 0 && errno == EINVAL) /* a file system without direct I/O */
 		*fd = open(file, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 	if (*fd >= 0)
 		return DONE;
-	if (errno == EPERM || errno == EBUSY)
+	if ((errno == EPERM || errno == EBUSY) && blk_dev_of(file, &dev))
 		return fail(BUSY,
 			    "%s is mounted, and this kernel lets nobody write beside a mount (%s): "
 			    "unmount it, or mount a view made by `ntfsmap host` in its place",

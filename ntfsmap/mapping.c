@@ -128,12 +128,22 @@ void mapping_free(struct mapping *m)
 
 int mapping_open_image(const struct mapping *m, struct image *img)
 {
+	int code;
+
 	*img = (struct image){ .fd = -1 };
 	if (!m->device)
 		return fail(NOT_FOUND, "the device below the mapping is gone");
-	if (m->kind == MAPPING_NTFS)
-		return image_open_record(m->device, m->record, m->sequence, m->stream_hash, img);
-	return image_open(m->device, img);
+	if (m->kind != MAPPING_NTFS)
+		return image_open(m->device, img);
+	code = image_open_record(m->device, m->record, m->sequence, m->stream_hash, img);
+	if (code || img->vol->serial == m->serial)
+		return code;
+	code = fail(DAMAGED,
+		    "%s holds another volume now: its serial number is %016" PRIX64
+		    ", and was %016" PRIX64,
+		    m->device, img->vol->serial, m->serial);
+	image_close(img);
+	return code;
 }
 
 char *mapping_source(const struct mapping *m)
@@ -223,6 +233,8 @@ int mapping_lock(void)
 
 	if (fd < 0)
 		return fail_errno(errno, "cannot open the lock %s", LOCK_FILE);
+	if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+		note("waiting for another ntfsmap that changes devices");
 	while (flock(fd, LOCK_EX))
 		if (errno != EINTR)
 			return fail_errno(errno, "cannot take the lock %s", LOCK_FILE);

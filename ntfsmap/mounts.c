@@ -110,12 +110,12 @@ static bool is_below(const char *path, const char *point)
 }
 
 /* Later lines hide earlier ones at the same place, longer mount points shorter ones. */
-const struct mount *mounts_of_path(const struct mounts *m, const char *path)
+const struct mount *mounts_of_path(const struct mounts *m, const char *path, dev_t dev)
 {
 	const struct mount *best = NULL;
 
 	for (size_t i = 0; i < m->n; i++)
-		if (is_below(path, m->v[i].point) &&
+		if (m->v[i].dev == dev && is_below(path, m->v[i].point) &&
 		    (!best || strlen(m->v[i].point) >= strlen(best->point)))
 			best = &m->v[i];
 	return best;

@@ -25,7 +25,8 @@ struct mounts {
 void mounts_read(struct mounts *m);
 void mounts_free(struct mounts *m);
 
-/* The mount that an absolute path without links lies in, NULL if there is none. */
-const struct mount *mounts_of_path(const struct mounts *m, const char *path);
+/* The mount that an absolute path without links lies in, whose st_dev is dev; NULL if there is
+ * none. A mount that another one hides is not taken. */
+const struct mount *mounts_of_path(const struct mounts *m, const char *path, dev_t dev);
 
 #endif

@@ -23,6 +23,14 @@ const char *failure_text(void)
 	return last_failure[0] ? last_failure : NULL;
 }
 
+/* Names and labels come from the volume: no escape sequences, no line feeds. */
+static void defuse(char *s)
+{
+	for (; *s; s++)
+		if ((unsigned char)*s < ' ' || *s == 0x7f)
+			*s = '?';
+}
+
 int fail(enum exit_code code, const char *fmt, ...)
 {
 	va_list ap;
@@ -30,6 +38,7 @@ int fail(enum exit_code code, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(last_failure, sizeof(last_failure), fmt, ap);
 	va_end(ap);
+	defuse(last_failure);
 	if (!hushed)
 		fprintf(stderr, "ntfsmap: %s\n", last_failure);
 	return code;
@@ -65,14 +74,15 @@ int fail_errno(int error, const char *fmt, ...)
 		    (error == EACCES || error == EPERM) && geteuid() ? " (are you root?)" : "");
 }
 
-#define SAY(prefix, fmt)                   \
-	do {                               \
-		va_list ap;                \
-		va_start(ap, fmt);         \
-		fputs(prefix, stderr);     \
-		vfprintf(stderr, fmt, ap); \
-		fputc('\n', stderr);       \
-		va_end(ap);                \
+#define SAY(prefix, fmt)                                 \
+	do {                                             \
+		char said[1024];                         \
+		va_list ap;                              \
+		va_start(ap, fmt);                       \
+		vsnprintf(said, sizeof(said), fmt, ap);  \
+		va_end(ap);                              \
+		defuse(said);                            \
+		fprintf(stderr, "%s%s\n", prefix, said); \
 	} while (0)
 
 void warn(const char *fmt, ...)

@@ -35,14 +35,22 @@ static s64 ro_seek(struct ntfs_device *dev, s64 offset, int whence)
 	return lseek(volume_of(dev)->fd, offset, whence);
 }
 
+/* A failing disk is not a damaged volume: chkdsk would make it worse. */
+static s64 remember_error(struct ntfs_device *dev, s64 n)
+{
+	if (n < 0)
+		volume_of(dev)->io_error = errno;
+	return n;
+}
+
 static s64 ro_read(struct ntfs_device *dev, void *buf, s64 count)
 {
-	return read(volume_of(dev)->fd, buf, (size_t)count);
+	return remember_error(dev, read(volume_of(dev)->fd, buf, (size_t)count));
 }
 
 static s64 ro_pread(struct ntfs_device *dev, void *buf, s64 count, s64 offset)
 {
-	return pread(volume_of(dev)->fd, buf, (size_t)count, offset);
+	return remember_error(dev, pread(volume_of(dev)->fd, buf, (size_t)count, offset));
 }
 
 static s64 ro_write(struct ntfs_device *dev, const void *buf, s64 count)
@@ -121,6 +129,9 @@ static int open_device(struct volume *vol)
 		return fail(NOT_FOUND, "%s is neither a block device nor a regular file",
 			    vol->device);
 	vol->rdev = st.st_rdev;
+	/* What device-mapper wrote beneath the page cache, and what Windows did while Linux was
+	 * hibernated, must be seen: an open mapping keeps old pages alive. */
+	posix_fadvise(vol->fd, 0, 0, POSIX_FADV_DONTNEED);
 	if (ioctl(vol->fd, BLKGETSIZE64, &vol->device_bytes) || ioctl(vol->fd, BLKSSZGET, &block))
 		return fail_errno(errno, "%s: cannot learn its size", vol->device);
 	vol->logical_block = (uint32_t)block;
@@ -175,15 +186,21 @@ static int fail_not_ntfs(const struct volume *vol)
 	return code;
 }
 
-static bool boot_sector_is_ntfs(const struct volume *vol)
+static bool boot_sector_is_ntfs(struct volume *vol)
 {
 	char oem[8];
+	ssize_t n = pread(vol->fd, oem, sizeof(oem), 3);
 
-	return pread(vol->fd, oem, sizeof(oem), 3) == sizeof(oem) && !memcmp(oem, "NTFS    ", 8);
+	if (n < 0)
+		vol->io_error = errno;
+	return n == sizeof(oem) && !memcmp(oem, "NTFS    ", 8);
 }
 
 static int fail_mount(const struct volume *vol, int error)
 {
+	if (vol->io_error)
+		return fail(SYSTEM, "%s: cannot read it: %s (see dmesg)", vol->device,
+			    strerror(vol->io_error));
 	if (error == EIO || error == EINVAL || error == EUCLEAN)
 		return fail(
 			DAMAGED,
@@ -209,7 +226,7 @@ static int mount_volume(struct volume *vol)
 	struct ntfs_lib *lib = vol->lib;
 
 	if (!boot_sector_is_ntfs(vol))
-		return fail_not_ntfs(vol);
+		return vol->io_error ? fail_mount(vol, EIO) : fail_not_ntfs(vol);
 	ntfs_log_set_handler(log_handler);
 	lib->dev = ntfs_device_alloc(vol->device, 0, &ro_ops, vol);
 	if (!lib->dev)
@@ -222,6 +239,9 @@ static int mount_volume(struct volume *vol)
 		return fail_mount(vol, error);
 	}
 	vol->cluster_size = lib->vol->cluster_size;
+	if (vol->cluster_size % 512)
+		return fail(REFUSED, "%s: clusters of %u bytes are not supported", vol->device,
+			    vol->cluster_size);
 	vol->mft_record_size = lib->vol->mft_record_size;
 	vol->clusters = (uint64_t)lib->vol->nr_clusters;
 	vol->major = lib->vol->major_ver;

@@ -66,7 +66,10 @@ static int add_run(struct ntfs_file *f, const runlist_element *rl, uint64_t *vcn
 	uint64_t sectors = f->vol->cluster_size / 512;
 	uint64_t length = (uint64_t)rl->length;
 	uint64_t lcn = (uint64_t)rl->lcn;
+	uint64_t end = f->vol->device_bytes / f->vol->cluster_size;
 
+	if (end > f->vol->clusters)
+		end = f->vol->clusters;
 	if (rl->length < 0 || (uint64_t)rl->vcn != *vcn)
 		return runs_damaged(f, "the runlist jumps from VCN %llu to %lld",
 				    (unsigned long long)*vcn, (long long)rl->vcn);
@@ -78,13 +81,13 @@ static int add_run(struct ntfs_file *f, const runlist_element *rl, uint64_t *vcn
 				    "VCN %lld has no cluster (%lld): an extent record of the file "
 				    "is missing or damaged",
 				    (long long)rl->vcn, (long long)rl->lcn);
-	} else if (lcn >= f->vol->clusters || length > f->vol->clusters - lcn) {
+	} else if (lcn >= end || length > end - lcn) {
 		return runs_damaged(f,
 				    "the run at VCN %lld covers LCN %llu to %llu, but the volume "
 				    "has %llu clusters",
 				    (long long)rl->vcn, (unsigned long long)lcn,
 				    (unsigned long long)(lcn + length - 1),
-				    (unsigned long long)f->vol->clusters);
+				    (unsigned long long)end);
 	}
 	if (length >> 40 ||
 	    vdisk_extents_add(&f->extents, lcn ? lcn * sectors : VDISK_HOLE, length * sectors))
@@ -272,6 +275,42 @@ static uint32_t read_reparse_tag(ntfs_inode *ni)
 	return tag ? tag : 0xffffffff;
 }
 
+static bool is_memory_file(const FILE_NAME_ATTR *fn)
+{
+	static const char *const names[] = { "hiberfil.sys", "pagefile.sys", "swapfile.sys" };
+	ntfschar uname[255];
+	char *name = NULL;
+	bool is = false;
+
+	if (MREF_LE(fn->parent_directory) != FILE_root)
+		return false;
+	memcpy(uname, &fn->file_name, fn->file_name_length * sizeof(*uname));
+	if (ntfs_ucstombs(uname, fn->file_name_length, &name, 0) < 0)
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		is |= !strcasecmp(name, names[i]);
+	free(name);
+	return is;
+}
+
+/* A hard link must not hide what a file is. */
+static void load_names(struct ntfs_file *f)
+{
+	ntfs_attr_search_ctx *ctx = ntfs_attr_get_search_ctx(f->inode, NULL);
+
+	while (ctx &&
+	       !ntfs_attr_lookup(AT_FILE_NAME, AT_UNNAMED, 0, CASE_SENSITIVE, 0, NULL, 0, ctx)) {
+		const FILE_NAME_ATTR *fn =
+			(const FILE_NAME_ATTR *)((const u8 *)ctx->attr +
+						 le16_to_cpu(ctx->attr->value_offset));
+
+		f->extend |= MREF_LE(fn->parent_directory) == FILE_Extend;
+		f->memory |= is_memory_file(fn);
+	}
+	if (ctx)
+		ntfs_attr_put_search_ctx(ctx);
+}
+
 static void load_inode(struct ntfs_file *f)
 {
 	ntfs_inode *ni = f->inode;
@@ -282,6 +321,7 @@ static void load_inode(struct ntfs_file *f)
 	f->links = le16_to_cpu(ni->mrec->link_count);
 	f->directory = ni->mrec->flags & MFT_RECORD_IS_DIRECTORY;
 	f->reparse_tag = read_reparse_tag(ni);
+	load_names(f);
 }
 
 int ntfs_file_load(struct volume *vol, ntfs_inode *ni, const char *path, const char *stream,

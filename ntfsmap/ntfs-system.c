@@ -28,10 +28,12 @@ static int bitmap_byte(struct bitmap *b, uint64_t byte, u8 *value)
 	return 0;
 }
 
+#define ENOUGH_MISSING (1 << 20) /* to say so; a volume may claim to be huge */
+
 static int bitmap_check_run(struct bitmap *b, uint64_t lcn, uint64_t end, uint64_t *missing,
 			    uint64_t *first_missing)
 {
-	while (lcn < end) {
+	while (lcn < end && *missing < ENOUGH_MISSING) {
 		u8 value;
 		int ret = bitmap_byte(b, lcn / 8, &value);
 
@@ -125,7 +127,7 @@ static long read_unnamed(ntfs_inode *ni, void *buf, size_t len, uint64_t *size)
 	return n < 0 ? -EIO : n;
 }
 
-static u64 find_in_root(struct volume *vol, const char *name)
+static u64 find_in_root(struct volume *vol, const char *name, bool *missing)
 {
 	ntfs_inode *root = ntfs_inode_open(vol->lib->vol, FILE_root);
 	ntfschar *uname = NULL;
@@ -134,6 +136,7 @@ static u64 find_in_root(struct volume *vol, const char *name)
 
 	if (root && len > 0)
 		ref = ntfs_inode_lookup_by_name(root, uname, len);
+	*missing = root && len > 0 && ref == (u64)-1 && errno == ENOENT;
 	if (root)
 		ntfs_inode_close(root);
 	free(uname);
@@ -143,17 +146,18 @@ static u64 find_in_root(struct volume *vol, const char *name)
 long volume_read_root_file(struct volume *vol, const char *name, void *buf, size_t len,
 			   uint64_t *size)
 {
-	u64 ref;
 	ntfs_inode *ni;
+	bool missing;
+	u64 ref;
 	long n;
 
 	/* Windows looks names up without case, so any spelling is the file. The setting stays: all
 	 * look-ups that need exact case come first. */
 	if (ntfs_set_ignore_case(vol->lib->vol))
 		return -ENOMEM;
-	ref = find_in_root(vol, name);
+	ref = find_in_root(vol, name, &missing);
 	if (ref == (u64)-1)
-		return errno == ENOENT ? 0 : -EIO;
+		return missing ? 0 : -EIO;
 	ni = ntfs_inode_open(vol->lib->vol, ref);
 	if (!ni)
 		return -EIO;

@@ -21,6 +21,7 @@ struct volume {
 	struct ntfs_lib *lib;
 	char *device; /* as it was named */
 	int fd;
+	int io_error;  /* errno of the last read that failed */
 	bool is_block; /* or a regular file that holds a volume */
 	dev_t rdev;    /* of the block device */
 	uint64_t device_bytes;
@@ -43,14 +44,16 @@ enum runs_state {
 struct ntfs_file {
 	struct volume *vol;
 	void *inode, *attr; /* libntfs' */
-	char *path;	    /* as it was found, with '/' */
+	char *path;	    /* as it was asked for, with '/' */
 	char *stream;	    /* "" for the unnamed one */
 	uint64_t record;    /* of the MFT */
 	uint16_t sequence;
 	uint32_t file_flags; /* FILE_ATTR_*, from $STANDARD_INFORMATION */
 	uint16_t links;
-	bool directory, extend; /* extend: below $Extend */
-	uint32_t reparse_tag;	/* 0: none */
+	bool directory;
+	bool extend;	      /* below $Extend, by any of its names */
+	bool memory;	      /* hiberfil.sys and its like, by any of its names */
+	uint32_t reparse_tag; /* 0: none */
 	/* the $DATA attribute, from its record on the disk */
 	bool resident;
 	uint16_t attr_flags; /* compressed, encrypted, sparse */

@@ -67,15 +67,13 @@ static void liftable(struct fact *f, const char *word, const struct request *req
 
 static void look_at_size(const struct volume *vol, struct facts *facts)
 {
-	uint64_t needed = vol->clusters * vol->cluster_size;
-
 	ok(facts, "volume", "NTFS %u.%u%s%s%s, serial number %016llX, %llu clusters of %u bytes",
 	   vol->major, vol->minor, *vol->label ? " \"" : "", vol->label, *vol->label ? "\"" : "",
 	   (unsigned long long)vol->serial, (unsigned long long)vol->clusters, vol->cluster_size);
-	if (vol->device_bytes < needed)
+	if (vol->clusters > vol->device_bytes / vol->cluster_size)
 		add(facts, "size", DAMAGED,
-		    "the volume needs %llu bytes, %s has %llu: the end is missing",
-		    (unsigned long long)needed, vol->device, (unsigned long long)vol->device_bytes);
+		    "%s has only %llu bytes, less than the volume's clusters: the end is missing",
+		    vol->device, (unsigned long long)vol->device_bytes);
 	else
 		ok(facts, "size", "the whole volume is on the device");
 }
@@ -139,6 +137,12 @@ static int look_at_users(struct image *img, const struct request *req, struct fa
 		objection(facts, "overlap",
 			  "%s already maps some of its clusters read-write: close that first",
 			  u->writer);
+	else if (u->perhaps && !req->readonly)
+		objection(facts, "overlap",
+			  "a device-mapper device uses %s, and only root can see whether it maps "
+			  "these "
+			  "clusters: run this as root",
+			  img->where.path);
 	else if (!u->tables_read)
 		caution(facts, "overlap",
 			"the live device-mapper tables were not looked at: only root can");
@@ -152,11 +156,6 @@ static int look_at_users(struct image *img, const struct request *req, struct fa
 	return DONE;
 }
 
-static bool is_name(const char *path, const char *name)
-{
-	return !strcasecmp(path, name);
-}
-
 static void look_at_kind(const struct ntfs_file *f, struct facts *facts)
 {
 	if (f->directory)
@@ -164,8 +163,7 @@ static void look_at_kind(const struct ntfs_file *f, struct facts *facts)
 	else if (f->record < FIRST_USER_RECORD || f->extend)
 		objection(facts, "kind", "it is a system file of NTFS (MFT record %llu)",
 			  (unsigned long long)f->record);
-	else if (is_name(f->path, "/hiberfil.sys") || is_name(f->path, "/pagefile.sys") ||
-		 is_name(f->path, "/swapfile.sys"))
+	else if (f->memory)
 		objection(facts, "kind", "it holds the memory of the sleeping Windows");
 	else
 		ok(facts, "kind", "an ordinary file, MFT record %llu sequence %u, %u name%s",
@@ -271,15 +269,21 @@ static void look_at_valid_data(const struct ntfs_file *f, const struct request *
 			(unsigned long long)valid);
 		return;
 	}
+	if (req->readonly) {
+		objection(facts, "valid-data",
+			  "only the first %llu bytes are valid, which end inside a sector, and a "
+			  "table "
+			  "has no place for that boundary (ntfsmap cat reads it right)",
+			  (unsigned long long)valid);
+		return;
+	}
 	liftable(
-		objection(
-			facts, "valid-data",
-			"only the first %llu of %llu bytes are valid: Windows reads zeros behind "
-			"them "
-			"and would wipe what is written there. In Windows, write the file once, or "
-			"`fsutil file setvaliddata`%s",
-			(unsigned long long)valid, (unsigned long long)f->data_size,
-			valid % VDISK_SECTOR ? "" : "; --readonly works"),
+		objection(facts, "valid-data",
+			  "only the first %llu of %llu bytes are valid: Windows reads zeros behind "
+			  "them and would wipe what is written there. In Windows, write the file "
+			  "once, or `fsutil file setvaliddata`%s",
+			  (unsigned long long)valid, (unsigned long long)f->data_size,
+			  valid % VDISK_SECTOR ? "" : "; --readonly works"),
 		WORD_VALID_DATA, req);
 }
 

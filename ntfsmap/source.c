@@ -30,7 +30,7 @@ static char *below_view(const char *device)
 	dev_t dev, below = 0;
 	char *node;
 
-	if (blk_dev_of(device, &dev) && blk_is_ours(dev))
+	if (blk_dev_of(device, &dev) && blk_is_view(dev))
 		below = blk_only_slave(dev);
 	node = below ? blk_node(below) : NULL;
 	return node ? node : text_copy(device);
@@ -187,7 +187,7 @@ static int resolve_existing(const char *path, const char *stream, struct source 
 		return DONE;
 	}
 	mounts_read(&mounts);
-	m = mounts_of_path(&mounts, real);
+	m = mounts_of_path(&mounts, real, st.st_dev);
 	if (m)
 		device = ntfs_device_of(m);
 	if (device) {

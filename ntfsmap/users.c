@@ -13,8 +13,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/loop.h>
+#include <linux/major.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -43,6 +46,7 @@ struct node {
 	struct bottom bottom;
 	dev_t below; /* NODE_OFFSET: a partition, or a loop device over a block device */
 	uint64_t offset;
+	uint64_t sectors;	       /* of the device; 0: not known */
 	const struct dm_device *table; /* NODE_TABLE: a device-mapper device of linear lines */
 	bool ours_goes_through;
 };
@@ -105,24 +109,29 @@ static bool learn_partition(struct node *n)
 	return is;
 }
 
+/* The kernel knows the file itself, whatever its name and wherever it is mounted. */
 static bool learn_loop(struct node *n)
 {
-	char *file = blk_attr(n->dev, "loop/backing_file");
+	char *node = major(n->dev) == LOOP_MAJOR ? blk_node(n->dev) : NULL;
+	int fd = node ? open(node, O_RDONLY | O_CLOEXEC) : -1;
+	struct loop_info64 info;
+	bool known = fd >= 0 && !ioctl(fd, LOOP_GET_STATUS64, &info);
+	char *file = known ? blk_attr(n->dev, "loop/backing_file") : NULL;
 	struct stat st;
 
-	if (!file)
-		return false;
-	n->offset = number_attr(n->dev, "loop/offset") / 512;
-	if (!stat(file, &st)) {
-		if (S_ISBLK(st.st_mode)) {
-			n->kind = NODE_OFFSET;
-			n->below = st.st_rdev;
-		} else {
-			n->bottom = (struct bottom){ st.st_dev, st.st_ino };
-		}
+	if (known) {
+		n->offset = info.lo_offset / 512;
+		n->bottom = (struct bottom){ (dev_t)info.lo_device, (ino_t)info.lo_inode };
 	}
+	if (file && !stat(file, &st) && S_ISBLK(st.st_mode)) {
+		n->kind = NODE_OFFSET;
+		n->below = st.st_rdev;
+	}
+	if (fd >= 0)
+		close(fd);
 	free(file);
-	return true;
+	free(node);
+	return known;
 }
 
 static void learn_dm(struct search *s, struct node *n)
@@ -144,6 +153,7 @@ static struct node *node_of(struct search *s, dev_t dev)
 	s->nodes = must_regrow(s->nodes, s->n_nodes + 1, sizeof(*s->nodes));
 	n = &s->nodes[s->n_nodes++];
 	*n = (struct node){ .dev = dev, .kind = NODE_BOTTOM, .bottom = { dev, 0 } };
+	n->sectors = number_attr(dev, "size");
 	if (!learn_partition(n) && !learn_loop(n))
 		learn_dm(s, n);
 	return n;
@@ -178,6 +188,10 @@ static void expand(struct search *s, dev_t dev, uint64_t start, uint64_t count, 
 
 	at->ours_goes_through |= s->marking;
 	n = *at; /* the array may move */
+	if (n.sectors && start >= n.sectors)
+		return; /* a use of all of a device ends where the device does */
+	if (n.sectors && count > n.sectors - start)
+		count = n.sectors - start;
 	p = (struct piece){ n.bottom, start + n.offset, count };
 
 	if (n.kind == NODE_OFFSET && depth < MAX_DEPTH)
@@ -284,17 +298,26 @@ static bool opaque_claims(struct search *s, const struct dm_line *line)
 	return hit;
 }
 
-static bool device_claims(struct search *s, const struct dm_device *d)
+static bool lines_claim(struct search *s, const struct dm_line *lines, size_t n)
 {
 	uint64_t offset;
 	dev_t below;
 
-	for (size_t i = 0; i < d->n; i++)
-		if (dm_linear_line(&d->lines[i], &below, &offset)
-			    ? claims(s, below, offset, d->lines[i].count)
-			    : opaque_claims(s, &d->lines[i]))
+	for (size_t i = 0; i < n; i++) {
+		bool hit = dm_linear_line(&lines[i], &below, &offset)
+				   ? claims(s, below, offset, lines[i].count)
+				   : opaque_claims(s, &lines[i]);
+
+		if (hit)
 			return true;
+	}
 	return false;
+}
+
+/* A table that is loaded and waits for its resume counts like a live one. */
+static bool device_claims(struct search *s, const struct dm_device *d)
+{
+	return lines_claim(s, d->lines, d->n) || lines_claim(s, d->waiting, d->n_waiting);
 }
 
 static void set_once(char **slot, char *value)
@@ -382,6 +405,19 @@ static bool has_dm_holder(dev_t dev)
 	return found;
 }
 
+/* Without root: does any device-mapper device use this one, or the disk that it is a part of? */
+static bool has_dm_holder_here(dev_t dev)
+{
+	char *parent = blk_attr(dev, "partition") ? blk_attr(dev, "../dev") : NULL;
+	bool found = has_dm_holder(dev);
+	dev_t disk;
+
+	if (parse_dev(parent, &disk))
+		found |= has_dm_holder(disk);
+	free(parent);
+	return found;
+}
+
 /* device-mapper shares a device with itself, so only ask when it does not hold it already. */
 static bool is_held(const struct where *at)
 {
@@ -404,6 +440,7 @@ int users_find(const struct where *at, const struct vdisk_extents *extents, cons
 
 	*u = (struct users){ 0 };
 	u->tables_read = geteuid() == 0 || !dm_present();
+	u->perhaps = !u->tables_read && at->is_block && has_dm_holder_here(at->rdev);
 	if (u->tables_read)
 		code = dm_read_all(&s.dms);
 	if (code)

@@ -19,6 +19,7 @@ struct users {
 	char *mount_point;
 	bool claimed;	  /* device-mapper cannot take the device: a mount holds it */
 	bool tables_read; /* false: writer and reader are not known, only root may look */
+	bool perhaps;	  /* then: some device-mapper device uses the volume's device or disk */
 	bool held;	  /* somebody else holds it exclusively */
 	char *writer;	  /* who maps some of the sectors read-write, or NULL */
 	char *reader;	  /* who maps some of them read-only */

@@ -27,13 +27,13 @@ static json_t *uuid_json(const struct vdisk_info *info)
 
 static json_t *file_json(const struct ntfs_file *f)
 {
-	return json_pack("{s:s, s:s, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:b, s:s?}", "path",
-			 f->path, "stream", f->stream, "mft_record", (json_int_t)f->record,
-			 "mft_sequence", f->sequence, "size", (json_int_t)f->data_size, "allocated",
-			 (json_int_t)f->allocated_size, "valid_data",
-			 (json_int_t)f->initialized_size, "holes", (json_int_t)f->holes * 512,
-			 "runs", (json_int_t)f->extents.n, "resident", f->resident, "runs_problem",
-			 f->runs_problem);
+	return json_pack("{s:o, s:o, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:b, s:o}", "path",
+			 json_text(f->path), "stream", json_text(f->stream), "mft_record",
+			 (json_int_t)f->record, "mft_sequence", f->sequence, "size",
+			 (json_int_t)f->data_size, "allocated", (json_int_t)f->allocated_size,
+			 "valid_data", (json_int_t)f->initialized_size, "holes",
+			 (json_int_t)f->holes * 512, "runs", (json_int_t)f->extents.n, "resident",
+			 f->resident, "runs_problem", json_text(f->runs_problem));
 }
 
 static json_t *volume_json(const struct volume *vol)
@@ -41,9 +41,9 @@ static json_t *volume_json(const struct volume *vol)
 	char serial[20];
 
 	snprintf(serial, sizeof(serial), "%016llX", (unsigned long long)vol->serial);
-	return json_pack("{s:s, s:s, s:s, s:i, s:I}", "device", vol->device, "serial", serial,
-			 "label", vol->label, "cluster_size", (int)vol->cluster_size, "clusters",
-			 (json_int_t)vol->clusters);
+	return json_pack("{s:o, s:s, s:o, s:i, s:I}", "device", json_text(vol->device), "serial",
+			 serial, "label", json_text(vol->label), "cluster_size",
+			 (int)vol->cluster_size, "clusters", (json_int_t)vol->clusters);
 }
 
 static json_t *image_json(const struct vdisk_info *info)
@@ -58,12 +58,12 @@ static json_t *image_json(const struct vdisk_info *info)
 
 static json_t *info_json(const struct image *img)
 {
-	json_t *j = json_pack("{s:s, s:o}", "source", img->name, "image",
+	json_t *j = json_pack("{s:o, s:o}", "source", json_text(img->name), "image",
 			      image_json(vdisk_info(img->vd)));
 
 	if (img->file) {
-		json_object_set_new(j, "file", file_json(img->file));
-		json_object_set_new(j, "volume", volume_json(img->vol));
+		json_object_set_new(j, "file", json_must(file_json(img->file)));
+		json_object_set_new(j, "volume", json_must(volume_json(img->vol)));
 	}
 	return j;
 }
@@ -126,6 +126,8 @@ static int need_readable(const struct image *img)
 	if (img->file && img->file->attr_flags & 0x4000)
 		return fail(REFUSED, "%s is encrypted by EFS: in Windows, `cipher /d` on the file",
 			    img->name);
+	if (img->file && img->file->runs == RUNS_DAMAGED)
+		return fail(DAMAGED, "%s: %s", img->name, img->file->runs_problem);
 	if (img->file && img->file->reparse_tag)
 		return fail(REFUSED,
 			    "%s is a reparse point (tag 0x%08x): its contents are elsewhere",
@@ -176,7 +178,7 @@ static json_t *line_json(const struct image *img, const struct vdisk_extent *lin
 	if (!hole) {
 		/* flat formats: the image file's offset is the disk's */
 		json_object_set_new(j, "offset", json_integer((json_int_t)line->file * 512));
-		json_object_set_new(j, "device", json_string(img->where.path));
+		json_object_set_new(j, "device", json_text(img->where.path));
 		json_object_set_new(j, "device_offset",
 				    json_integer((json_int_t)line->device * 512));
 	}
@@ -193,7 +195,7 @@ static int print_map(const struct image *img, const struct plan *plan, bool as_j
 		const struct vdisk_extent *line = &plan->lines.v[i];
 
 		if (as_json)
-			json_array_append_new(list, line_json(img, line));
+			json_array_append_new(list, json_must(line_json(img, line)));
 		else if (line->device != VDISK_HOLE)
 			printf("0x%-16llx  0x%-16llx  0x%-16llx  %s\n",
 			       (unsigned long long)line->file * 512,
@@ -307,10 +309,11 @@ static json_t *facts_json(const struct image *img, const struct facts *facts)
 		const struct fact *f = &facts->v[i];
 
 		json_array_append_new(list,
-				      json_pack("{s:s, s:s, s:s, s:s?}", "fact", f->name, "verdict",
-						fact_word(f), "text", f->text, "allow", f->allow));
+				      json_must(json_pack("{s:s, s:s, s:o, s:s?}", "fact", f->name,
+							  "verdict", fact_word(f), "text",
+							  json_text(f->text), "allow", f->allow)));
 	}
-	return json_pack("{s:s, s:b, s:i, s:o}", "source", img->name, "safe",
+	return json_pack("{s:o, s:b, s:i, s:o}", "source", json_text(img->name), "safe",
 			 !safety_verdict(facts), "exit_code", (int)safety_verdict(facts), "facts",
 			 list);
 }
@@ -346,6 +349,8 @@ static int open_for_check(const char *spec, const char *format, struct image *im
 
 	if (!code && !format && img->src.kind != SOURCE_NTFS && blk_is_ntfs(img->src.device))
 		code = volume_open(img->src.device, &img->vol);
+	if (code)
+		image_close(img);
 	return code;
 }
 
@@ -356,7 +361,7 @@ static bool has_image(const struct image *img)
 
 	if (!img->file)
 		return !img->vol;
-	if (!img->file->data_size || img->file->runs == RUNS_DAMAGED)
+	if (!img->file->data_size)
 		return false;
 	msg_hush(true);
 	has = !need_readable(img);

@@ -7,10 +7,35 @@
 #include "mapping.h"
 #include "verb.h"
 
+json_t *json_text(const char *s)
+{
+	json_t *j = s ? json_string(s) : json_null();
+	char *ascii;
+
+	if (j)
+		return j;
+	ascii = text_copy(s);
+	for (char *p = ascii; *p; p++)
+		if (*p & 0x80)
+			*p = '?';
+	j = json_string(ascii);
+	free(ascii);
+	return j;
+}
+
+json_t *json_must(json_t *j)
+{
+	if (!j)
+		exit(fail(SYSTEM, "cannot build the JSON: no memory"));
+	return j;
+}
+
 int print_json(json_t *j)
 {
-	int ret = json_dumpf(j, stdout, JSON_INDENT(2));
+	int ret;
 
+	json_must(j);
+	ret = json_dumpf(j, stdout, JSON_INDENT(2));
 	json_decref(j);
 	putchar('\n');
 	return ret ? fail(SYSTEM, "cannot print JSON") : finish_stdout();
@@ -75,18 +100,18 @@ static json_t *describe(const struct dm_device *d, const struct mapping *m)
 	char *source = mapping_source(m);
 	char *users = dm_users(d);
 	json_t *j =
-		json_pack("{s:s, s:s, s:s, s:s, s:I, s:n, s:i, s:s?, s:s, s:i, s:s, s:b}", "name",
-			  d->name, "source", source, "format", m->format, "mode",
+		json_pack("{s:s, s:o, s:s, s:s, s:I, s:n, s:i, s:o, s:s, s:i, s:o, s:b}", "name",
+			  d->name, "source", json_text(source), "format", m->format, "mode",
 			  !d->live	? "half"
 			  : d->readonly ? "ro"
 					: "rw",
 			  "size", (json_int_t)d->sectors * 512, "room", "users", d->open_count,
-			  "used_by", users, "uuid", d->uuid, "extents", (int)d->n, "table_device",
-			  m->device ? m->device : "", "suspended", d->suspended);
+			  "used_by", json_text(users), "uuid", d->uuid, "extents", (int)d->n,
+			  "table_device", m->device ? m->device : "", "suspended", d->suspended);
 
 	free(source);
 	free(users);
-	return j;
+	return json_must(j);
 }
 
 static const char *str(json_t *j, const char *key)
@@ -244,9 +269,7 @@ static int verify_image(const struct dm_device *d, const struct mapping *m)
 
 	if (code)
 		return code;
-	if (m->kind == MAPPING_NTFS && img.vol->serial != m->serial)
-		code = fail(DAMAGED, "%s: %s is another volume now", d->name, img.vol->device);
-	if (!code && img.file && img.file->runs != RUNS_GOOD)
+	if (img.file && img.file->runs != RUNS_GOOD)
 		code = fail(DAMAGED, "%s: %s", img.name,
 			    img.file->runs_problem ? img.file->runs_problem : "it has no runs now");
 	if (!code)
@@ -257,6 +280,24 @@ static int verify_image(const struct dm_device *d, const struct mapping *m)
 		code = compare(d, &img, &plan);
 	plan_free(&plan);
 	image_close(&img);
+	return code;
+}
+
+/* A view is of the volume that it was, and of all of it. */
+static int verify_view(const struct dm_device *d, const struct mapping *m)
+{
+	struct volume *vol;
+	int code;
+
+	if (!m->device)
+		return fail(NOT_FOUND, "%s: the device below it is gone", d->name);
+	code = volume_open(m->device, &vol);
+	if (code)
+		return code;
+	if (vol->serial != m->serial || vol->device_bytes / 512 != d->sectors)
+		code = fail(DAMAGED, "%s: %s holds another volume now, or has another size",
+			    d->name, m->device);
+	volume_close(vol);
 	return code;
 }
 
@@ -271,12 +312,12 @@ int verb_verify(int argc, char **argv, const struct options *opt)
 		return code;
 	if (opt->json) /* the document says it */
 		msg_hush(true);
-	code = m.kind == MAPPING_HOST ? DONE : verify_image(&d, &m);
+	code = m.kind == MAPPING_HOST ? verify_view(&d, &m) : verify_image(&d, &m);
 	if (opt->json)
 		msg_hush(false);
 	if (opt->json)
-		code = print_json(json_pack("{s:s, s:b, s:s?}", "name", d.name, "same", !code,
-					    "difference", code ? failure_text() : NULL))
+		code = print_json(json_pack("{s:s, s:b, s:o}", "name", d.name, "same", !code,
+					    "difference", json_text(code ? failure_text() : NULL)))
 			       ? SYSTEM
 			       : code;
 	else if (!code)

@@ -2,6 +2,7 @@
 /* table, and the way from SOURCE to a table that open and reload share with it. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -40,13 +41,27 @@ int finish_stdout(void)
 	return DONE;
 }
 
-/* All at once, so that a reader never gets half a table because we were killed: a pipe that is
- * large enough takes it in one piece. */
+/* As much as can be written in one piece: all, unless it is a pipe that cannot be made so large
+ * (only root may go beyond a limit); then whole lines that a pipe takes at once. */
+static size_t piece_of(const char *buf, size_t len, bool whole)
+{
+	const char *last;
+
+	if (whole || len <= PIPE_BUF)
+		return len;
+	last = memrchr(buf, '\n', PIPE_BUF);
+	return last ? (size_t)(last + 1 - buf) : len;
+}
+
+/* A reader must never get half a table because we were killed, and never half a line: the end of a
+ * number would be another place on the disk. */
 static int write_whole(const char *buf, size_t len)
 {
-	fcntl(STDOUT_FILENO, F_SETPIPE_SZ, (int)len); /* fails for files, and where not allowed */
+	int room = fcntl(STDOUT_FILENO, F_GETPIPE_SZ);
+	bool whole = room < 0 || fcntl(STDOUT_FILENO, F_SETPIPE_SZ, (int)len) >= (int)len;
+
 	while (len) {
-		ssize_t n = write(STDOUT_FILENO, buf, len);
+		ssize_t n = write(STDOUT_FILENO, buf, piece_of(buf, len, whole));
 
 		if (n < 0 && errno != EINTR)
 			return fail_errno(errno, "cannot write the table");
@@ -98,6 +113,12 @@ int verb_table(int argc, char **argv, const struct options *opt)
 	if (argc != (opt->concise ? 2 : 1))
 		return fail(USAGE, "table needs %s",
 			    opt->concise ? "NAME and SOURCE" : "one SOURCE");
+	if (opt->req.readonly && !opt->concise)
+		return fail(USAGE,
+			    "the lines of a plain table cannot say that the device is read-only: "
+			    "ntfsmap "
+			    "table --readonly --concise NAME SOURCE | dmsetup create --concise, or "
+			    "ntfsmap open --readonly SOURCE NAME");
 	code = name ? dm_check_name(name) : DONE;
 	if (code)
 		return code;

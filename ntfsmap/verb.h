@@ -40,6 +40,12 @@ int verb_host(int argc, char **argv, const struct options *opt);
  * objection, open the image, build the table. On DONE img and plan are the caller's. */
 int prepare(struct image *img, const struct request *req, struct plan *plan, struct users *users);
 
+/* A string for JSON; what is not UTF-8 in it becomes '?'. null for NULL. */
+json_t *json_text(const char *s);
+
+/* Ends the program when there was no memory for j, so that nothing is left out silently. */
+json_t *json_must(json_t *j);
+
 /* Print and free. */
 int print_json(json_t *j);
 

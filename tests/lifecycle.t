@@ -36,6 +36,19 @@ basics() {
 	is "$(dmsetup udevcookies | tail -n +2)" '' "  no cookie is left over"
 }
 
+# Where no udev runs, a node must not outlive its device and name the next one.
+without_udev() {
+	[ ! -e /run/udev/control ] || return 0
+	ntfsmap open -q /dev/vda:/f1 one >/dev/null
+	exec 5</dev/mapper/one
+	exits 0 "without udev: close --deferred" ntfsmap close --deferred one
+	exec 5<&-
+	while dmsetup info one >/dev/null 2>&1; do :; done
+	ntfsmap open -q /dev/vda:/f2 two >/dev/null
+	ok "  its node does not name the next device" test ! -e /dev/mapper/one
+	ntfsmap close two
+}
+
 details() {
 	ntfsmap open /dev/vda:/f1 one >/dev/null 2>&1
 	ntfsmap open --readonly '/dev/vda:/f2:alt' two >/dev/null 2>&1
@@ -77,7 +90,7 @@ in_use() {
 	ntfsmap open /dev/vda:/f1 one >/dev/null 2>&1
 	dmsetup create above --table '0 8 linear /dev/mapper/one 0'
 	exits 5 "close while another device uses it" ntfsmap close one
-	like "$err" 'used by dm-' "  says which"
+	like "$err" 'used by /dev/mapper/above' "  says which"
 	dmsetup remove above
 	ntfsmap close one
 }
@@ -103,6 +116,20 @@ many() {
 	# shellcheck disable=SC2046
 	ok "all are closed in one command" ntfsmap close $(dmsetup ls | awk '{ print $1 }')
 	is "$(dmsetup ls)" 'No devices found' "none is left"
+}
+
+# Another volume in the place of the first, behind the page cache: what Windows does while Linux is hibernated.
+swapped() {
+	ntfsmap open -q /dev/vda:/f1 one >/dev/null
+	cat /dev/vda >/dev/null # all of it is cached now
+	# below the volume's own cache: through a second name of the disk
+	dmsetup create raw --table "0 $(blockdev --getsz /dev/vda) linear /dev/vda 0"
+	dd if=/mnt/share/other.img of=/dev/mapper/raw bs=1M oflag=direct conv=notrunc status=none
+	dmsetup remove raw
+	exits 6 "verify sees what was written beneath the cache" ntfsmap verify one
+	like "$err" 'another volume' "  says what"
+	exits 6 "reload refuses another volume" ntfsmap reload one
+	ntfsmap close one
 }
 
 # What Windows does between two looks, done by the forge.
@@ -146,17 +173,24 @@ view() {
 
 if in_machine; then
 	basics
+	without_udev
 	if [ -e /run/udev/control ]; then
 		details
 		in_use
 		view
 		many
 		changed
+		swapped
 	fi
 	done_testing
 	exit
 fi
 
+mkdir "$T/share"
+volume 192M
+f file /f1 1M runs=5 fill=zero
+f file /f2 1M runs=3 fill=zero
+mv "$img" "$T/share/other.img"
 volume 192M
 f file /f1 1M runs=4 fill=zero
 f file /f2 1M runs=3 fill=zero
@@ -165,7 +199,7 @@ f mkdir /many
 for i in $(seq 1 200); do
 	f file "/many/$i" 64K runs=3 order=shuffle seed="$i" fill=zero
 done
-guest_tests -t 400 -d "$img"
+guest_tests -t 400 -s "$T/share" -d "$img"
 diag() { :; }
-guest_tests -n -d "$img"
+guest_tests -n -s "$T/share" -d "$img"
 done_testing

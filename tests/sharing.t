@@ -100,6 +100,70 @@ disk_links() {
 	find /dev/disk/by-uuid /dev/disk/by-label -type l -printf '%f %l\n' | sort
 }
 
+# An image that holds an NTFS volume itself: paths in it mean that volume, not the one around it.
+nested() {
+	exits 0 "open an image that is an NTFS volume, as a disk" ntfsmap open -q --format raw /dev/vda:/inner.img big
+	exits 0 "open a file on the volume inside" ntfsmap open -q /dev/mapper/big:/f1 mine
+	like "$(dmsetup table mine)" "linear $(dmsetup info -c --noheadings -o major,minor big) " "  is in the image, not around it"
+	like "$(ntfsmap list)" 'mine +/dev/mapper/big:/f1 ' "  list says so"
+	exits 0 "  verify" ntfsmap verify mine
+	ntfsmap close mine
+	ntfs-3g -o ro /dev/mapper/big /mnt/view
+	like "$(ntfsmap info /mnt/view/f1)" 'source: +/dev/mapper/big:/f1' "a path below its mount is in it, too"
+	umount /mnt/view
+	ntfsmap close big
+}
+
+# Another partition of the same disk is mounted, as in every dual boot.
+neighbours() {
+	mkfs.ext4 -q /dev/vdb2
+	mkdir -p /mnt/linux
+	mount /dev/vdb2 /mnt/linux
+	mkfs.ext4 -q /dev/vdb3
+	dmsetup create crypt --table "0 64 striped 2 8 /dev/vdb3 0 /dev/vdb3 64"
+	exits 0 "a mounted partition before it is no objection" ntfsmap open -q /dev/vdb1:/p mine
+	ntfsmap close mine
+	dmsetup create crypt2 --table "0 64 striped 2 8 /dev/vdb1 0 /dev/vdb1 64"
+	exits 2 "but a target that is not followed, over it, is" ntfsmap open -q /dev/vdb1:/p mine
+	dmsetup remove crypt2
+	dmsetup remove crypt
+	umount /mnt/linux
+}
+
+# A table that is loaded, but not resumed yet.
+waiting() {
+	dmsetup create half --notable
+	ntfsmap -q /dev/vda:/f1 | dmsetup load half
+	exits 2 "a table that waits for its resume is seen" ntfsmap open -q /dev/vda:/f1 mine
+	dmsetup remove half
+}
+
+# The mount that a path lies in is the one that is seen there.
+hidden_mount() {
+	ntfsmap host -q /dev/vda view >/dev/null
+	mkdir -p /mnt/w/win
+	mount -t tmpfs tmpfs /mnt/w
+	mkdir /mnt/w/win
+	ntfs-3g -o ro /dev/mapper/view /mnt/w/win
+	mount -t tmpfs tmpfs /mnt/w
+	mkdir /mnt/w/win
+	truncate -s 1M /mnt/w/win/f1
+	like "$(ntfsmap info /mnt/w/win/f1)" 'source: +/mnt/w/win/f1' "a mount that another one hides does not count"
+	umount /mnt/w
+	umount /mnt/w/win
+	umount /mnt/w
+	ntfsmap close view
+}
+
+# A disk that cannot be read is not called damaged.
+failing_disk() {
+	dmsetup create bad --table "0 64 error
+64 $(($(blockdev --getsz /dev/vda) - 64)) linear /dev/vda 64"
+	exits 7 "a boot sector that cannot be read" ntfsmap info /dev/mapper/bad:/f1
+	unlike "$err" 'chkdsk' "  chkdsk is not what it needs"
+	dmsetup remove bad
+}
+
 mounted() {
 	mkdir -p /mnt/win /mnt/view /mnt/img
 	ok "ntfs-3g mounts it read-write" ntfs-3g /dev/vda /mnt/win
@@ -199,6 +263,14 @@ plain_files() {
 	dd if=/tmp/disk.vhd of=/dev/vdd bs=1M conv=fsync status=none
 	truncate -s 0 /tmp/disk.vhd
 	exits 6 "a file named .vhd that is none" ntfsmap open /tmp/disk.vhd vhd
+	head -c 1M /dev/zero >$'/tmp/x\ny.img'
+	exits 0 "a file with a line feed in its name" ntfsmap open -q $'/tmp/x\ny.img' lf
+	exits 2 "  is still opened only once" ntfsmap open -q $'/tmp/x\ny.img' lf2
+	ntfsmap close lf
+	head -c 1M /dev/zero >$'/tmp/x\377.img'
+	exits 0 "a file whose name is not UTF-8" ntfsmap open -q $'/tmp/x\377.img' bytes
+	like "$(ntfsmap list)" 'bytes +/tmp/x\?.img' "  is listed"
+	ntfsmap close bytes
 	# a whole NTFS volume in a file: open puts a loop device under it
 	cp --sparse=always /mnt/share/small.img /tmp/small.img
 	exits 0 "a volume in a regular file" ntfsmap open -q /tmp/small.img:/s small
@@ -213,7 +285,12 @@ if in_machine; then
 	pipes
 	sources
 	overlap
+	waiting
+	neighbours
+	failing_disk
 	mounted
+	nested
+	hidden_mount
 	held
 	plain_files
 	done_testing
@@ -234,9 +311,14 @@ done
 volume 32M
 f file /p 256K runs=2 fill=zero
 { truncate -s 1M "$T/disk2.img" && cat "$img" && truncate -s 1M "$T/tail" && cat "$T/tail"; } >>"$T/disk2.img"
-printf 'label: gpt\nstart=2048, size=65536, type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7, uuid=11111111-2222-3333-4444-555555555555, name=part\n' |
+truncate -s 80M "$T/disk2.img"
+printf 'label: gpt\nstart=2048, size=65536, type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7, uuid=11111111-2222-3333-4444-555555555555, name=part\nstart=69632, size=20480\nstart=90112, size=20480\n' |
 	sfdisk -q "$T/disk2.img" || bail "sfdisk failed"
-volume 64M -L My:Disk
+volume 16M
+f file /f1 1M from=1000 runs=2 fill=zero
+mv "$img" "$T/inner.img"
+volume 96M -L My:Disk
+f file /inner.img 16M runs=9 order=shuffle seed=3 fill=stdin <"$T/inner.img"
 f file /f1 1M runs=4 fill=zero
 f file /f2 1M runs=3 fill=zero
 f sparse /sparse 1M
