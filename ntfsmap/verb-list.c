@@ -107,7 +107,7 @@ static json_t *describe(const struct dm_device *d, const struct mapping *m)
 					: "rw",
 			  "size", (json_int_t)d->sectors * 512, "room", "users", d->open_count,
 			  "used_by", json_text(users), "uuid", d->uuid, "extents", (int)d->n,
-			  "table_device", m->device ? m->device : "", "suspended", d->suspended);
+			  "table_device", json_text(m->device), "suspended", d->suspended);
 
 	free(source);
 	free(users);
