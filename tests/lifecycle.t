@@ -120,7 +120,7 @@ many() {
 
 # Another volume in the place of the first, behind the page cache: what Windows does while Linux is hibernated.
 swapped() {
-	ntfsmap open -q /dev/vda:/f1 one >/dev/null
+	ntfsmap open -q /dev/vda:/f2 one >/dev/null
 	cat /dev/vda >/dev/null # all of it is cached now
 	# below the volume's own cache: through a second name of the disk
 	dmsetup create raw --table "0 $(blockdev --getsz /dev/vda) linear /dev/vda 0"

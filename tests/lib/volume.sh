@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Where a file lies on an NTFS volume according to ntfs-3g's tools, and the hash of everything else. Used by the tests
 # and by the demo; $img is the volume, $forge is ntfsforge.
+# shellcheck disable=SC2154
 
 # The runs as device-mapper would have them, from ntfscluster: START LENGTH SECTOR, neighbours merged, cut to the
 # given bytes. This does not use a line of ours.
@@ -24,8 +25,8 @@ oracle_table() {
 
 # outside TABLE FILE: the bytes of FILE that no line of TABLE (START LENGTH SECTOR) covers, for comparing hashes.
 outside() {
-	local at=0 start count sector
-	while read -r start count sector; do
+	local at=0 count sector
+	while read -r _ count sector; do
 		echo "$sector $count"
 	done <"$1" | sort -n | {
 		while read -r sector count; do
