@@ -10,7 +10,10 @@ c_files() {
 }
 
 shell_files() {
-	git ls-files '*.sh' '*.t' tests/vm/run tests/vm/init ntfsmap/completion.bash .ci/run
+	local file
+	git ls-files '*.sh' '*.t' '*.bash' tests/vm/run tests/vm/init .ci/run | while read -r file; do
+		head -1 "$file" | grep -q perl || echo "$file"
+	done
 }
 
 attempt() {
