@@ -10,13 +10,6 @@ json() {
 	perl -MJSON::PP -e 'local $/; my $j = decode_json(<STDIN>); print eval "\$j->$ARGV[0]" // "null"' "$1"
 }
 
-exits() {
-	local want=$1 name=$2
-	shift 2
-	run "$@"
-	is "$status" "$want" "$name: exit $want" || diag "$err"
-}
-
 basics() {
 	is "$(ntfsmap list)" '' "list: nothing is open"
 	exits 4 "status of nothing" ntfsmap status one

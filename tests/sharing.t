@@ -7,13 +7,6 @@
 . "$top/tests/lib/ntfs.sh"
 need mkntfs dmsetup ntfs-3g losetup mkfs.ext4
 
-exits() {
-	local want=$1 name=$2
-	shift 2
-	run "$@"
-	is "$status" "$want" "$name: exit $want" || diag "$err"
-}
-
 refused_pipe() {
 	exits 1 "$1: dmsetup fails" bash -c "set -o pipefail; ntfsmap $2 | dmsetup create piped"
 	is "$(dmsetup ls | grep -c piped)" 0 "  and makes no device"

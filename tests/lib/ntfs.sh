@@ -42,6 +42,15 @@ guest_tests() {
 	result $? "the machine ran the file to its end (status $status)" || :
 }
 
+# exits STATUS NAME COMMAND...
+exits() {
+	local want=$1 name=$2
+	shift 2
+	run "$@"
+	is "$status" "$want" "$name: exit $want" || diag "$err"
+}
+
+# True in the machine.
 in_machine() {
 	[ -n "${VM_GUEST:-}" ]
 }

@@ -4,28 +4,13 @@
  * and against a flat array. `extents SEED` repeats a random run; the seed is printed.
  */
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 
 #include "../../libvdisk/extents.h"
+#include "tap.h"
 
 #define ROUNDS 3000
 #define ADDS   80
-
-static int tests, failed;
-
-static void __attribute__((format(printf, 2, 3))) ok(bool good, const char *fmt, ...)
-{
-	va_list ap;
-
-	tests++;
-	failed += !good;
-	printf("%sok %d - ", good ? "" : "not ", tests);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	putchar('\n');
-}
 
 /* The list's own allocator fails on demand: libvdisk is the only caller in this program. */
 static bool no_memory;

@@ -6,33 +6,17 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../../libvdisk/image.h"
+#include "tap.h"
 
 #define GIB    (1ULL << 30)
 #define NEVER  UINT64_MAX
 #define FOOTER 512
-
-static int tests, failed;
-
-static bool __attribute__((format(printf, 2, 3))) ok(bool good, const char *fmt, ...)
-{
-	va_list ap;
-
-	tests++;
-	failed += !good;
-	printf("%sok %d - ", good ? "" : "not ", tests);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	putchar('\n');
-	return good;
-}
 
 /* ---- the image file: its last bytes are in memory, those before them are zeros ---- */
 

@@ -7,15 +7,7 @@
 #include <string.h>
 
 #include "../../libvdisk/vdisk.h"
-
-static int tests, failed;
-
-static void ok(bool good, const char *name, const char *what)
-{
-	tests++;
-	failed += !good;
-	printf("%sok %d - %s %s\n", good ? "" : "not ", tests, name, what);
-}
+#include "tap.h"
 
 /* The bytes are repeated here on purpose: from the formats' specifications, not from probe.c. */
 static const struct magic {
@@ -90,19 +82,20 @@ static void test_magic(const struct magic *m)
 	uint8_t bytes[1024] = { 0 };
 
 	memcpy(bytes + m->at, m->bytes, m->length);
-	ok(is(bytes, 1024, m->name), m->name, "is recognised");
-	ok(refused(bytes, NULL, m->name), m->name, "is refused, and told how to convert");
-	ok(opens_as_raw(bytes), m->name, "can be opened as raw by who says so");
-	ok(is(bytes, end, m->name), m->name, "is recognised where the file ends with the magic");
-	ok(is(bytes, end - 1, m->less), m->name, "is not when the file is shorter");
+	ok(is(bytes, 1024, m->name), "%s %s", m->name, "is recognised");
+	ok(refused(bytes, NULL, m->name), "%s %s", m->name, "is refused, and told how to convert");
+	ok(opens_as_raw(bytes), "%s %s", m->name, "can be opened as raw by who says so");
+	ok(is(bytes, end, m->name), "%s %s", m->name,
+	   "is recognised where the file ends with the magic");
+	ok(is(bytes, end - 1, m->less), "%s %s", m->name, "is not when the file is shorter");
 	bytes[end - 1] ^= 0x80;
-	ok(is(bytes, 1024, m->less), m->name, "needs its last byte");
+	ok(is(bytes, 1024, m->less), "%s %s", m->name, "needs its last byte");
 	bytes[end - 1] ^= 0x80;
 	bytes[m->at] ^= 1;
-	ok(is(bytes, 1024, "raw"), m->name, "needs its first byte");
+	ok(is(bytes, 1024, "raw"), "%s %s", m->name, "needs its first byte");
 	bytes[m->at] ^= 1;
 	memmove(bytes + 1, bytes, sizeof(bytes) - 1);
-	ok(is(bytes, 1024, "raw"), m->name, "has its place");
+	ok(is(bytes, 1024, "raw"), "%s %s", m->name, "has its place");
 }
 
 int main(void)
@@ -111,14 +104,15 @@ int main(void)
 
 	for (size_t i = 0; i < sizeof(magics) / sizeof(magics[0]); i++)
 		test_magic(&magics[i]);
-	ok(is(bytes, 1024, "raw"), "zeros", "are raw");
+	ok(is(bytes, 1024, "raw"), "%s %s", "zeros", "are raw");
 	memcpy(bytes, "QFI\xfb\0\0\0\2", 8);
-	ok(is(bytes, 1024, "qcow2"), "qcow2", "has version 2");
+	ok(is(bytes, 1024, "qcow2"), "%s %s", "qcow2", "has version 2");
 	bytes[7] = 3;
-	ok(is(bytes, 1024, "qcow2"), "qcow2", "has version 3");
-	ok(is(bytes, 0, "raw"), "an empty file", "is raw");
-	ok(refused(bytes, "vdi", "vdi"), "a format", "that is known is not always supported");
-	ok(refused(bytes, "VHD", "VHD"), "a format", "has its name in lower case");
+	ok(is(bytes, 1024, "qcow2"), "%s %s", "qcow2", "has version 3");
+	ok(is(bytes, 0, "raw"), "%s %s", "an empty file", "is raw");
+	ok(refused(bytes, "vdi", "vdi"), "%s %s", "a format",
+	   "that is known is not always supported");
+	ok(refused(bytes, "VHD", "VHD"), "%s %s", "a format", "has its name in lower case");
 	printf("1..%d\n", tests);
 	return failed != 0;
 }

@@ -8,16 +8,7 @@
 #include <unistd.h>
 
 #include "../../libvdisk/vdisk.h"
-
-static int tests, failed;
-
-static bool ok(bool good, const char *name)
-{
-	tests++;
-	failed += !good;
-	printf("%sok %d - %s\n", good ? "" : "not ", tests, name);
-	return good;
-}
+#include "tap.h"
 
 /* vdisk_file_io() and vdisk_pread(). */
 static void test_descriptor(void)
@@ -53,7 +44,7 @@ static void words(struct vdisk_error e, const char *expected, const char *name)
 	char buf[512] = "";
 	int length = vdisk_error_text(&e, buf, sizeof(buf));
 
-	if (!ok(!strcmp(buf, expected) && length == (int)strlen(expected), name))
+	if (!ok(!strcmp(buf, expected) && length == (int)strlen(expected), "%s", name))
 		printf("# got      %d %s\n# expected %s\n", length, buf, expected);
 }
 
