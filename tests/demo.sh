@@ -118,7 +118,7 @@ run_direct() {
 
 run_in_machine() {
 	local status=0
-	"$top/tests/vm/run" -d "$img" -- "$0" inside /dev/vda || status=$?
+	"$top/tests/vm/run" -t 600 -d "$img" -- "$0" inside /dev/vda || status=$?
 	[ "$status" != 77 ] || die "there is no virtual machine to be had here"
 	[ "$status" = 0 ] || die "status $status from inside the machine"
 }

@@ -9,7 +9,7 @@ run "$top/tests/demo.sh"
 is "$status" 0 "make demo" || diag "$out$err"
 like "$out" $'\nVERDICT: both images' "  ends with a verdict"
 
-run in_vm -t 240 -m 2048 -- env DIRECT=1 "$top/tests/demo.sh"
+run in_vm -t 1200 -m 2048 -- env DIRECT=1 "$top/tests/demo.sh"
 is "$status" 0 "make demo DIRECT=1" || diag "$out$err"
 like "$out" $'\nVERDICT: both images' "  ends with a verdict"
 

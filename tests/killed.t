@@ -122,5 +122,5 @@ volume 64M
 f file /f1 1M runs=4 fill=zero
 f file /f2 1M runs=3 fill=zero
 f file /big 16M runs=4096 fill=none
-guest_tests -t 200 -d "$img"
+guest_tests -t 1200 -d "$img"
 done_testing

@@ -192,7 +192,7 @@ f mkdir /many
 for i in $(seq 1 200); do
 	f file "/many/$i" 64K runs=3 order=shuffle seed="$i" fill=zero
 done
-guest_tests -t 400 -s "$T/share" -d "$img"
+guest_tests -t 1200 -s "$T/share" -d "$img"
 diag() { :; }
-guest_tests -n -s "$T/share" -d "$img"
+guest_tests -t 1200 -n -s "$T/share" -d "$img"
 done_testing

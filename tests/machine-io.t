@@ -88,7 +88,7 @@ cat "$T"/*.table | sort -nk3 >"$T/all.table"
 before=$(hash_outside "$T/all.table" "$img")
 cp --sparse=always "$img" "$T/before.img"
 
-guest_tests -t 300 -d "$img" -s "$T/share"
+guest_tests -t 1200 -d "$img" -s "$T/share"
 
 # From outside, with other people's programs.
 is "$(hash_outside "$T/all.table" "$img")" "$before" "every byte outside the three files is unchanged"

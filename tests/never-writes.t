@@ -53,6 +53,6 @@ if [ "$(id -u)" = 0 ]; then
 	chmod 644 "$img"
 fi
 
-guest_tests -d "$img"
+guest_tests -t 1200 -d "$img"
 is "$(hash_of "$img")" "$before" "nor after opening and closing in the machine"
 done_testing

@@ -39,5 +39,5 @@ for name in good:4194304 odd:4194816; do
 	f file "/${name%:*}.vhd" "$(stat -c %s "$T/x.vhd")" runs=3 fill=stdin <"$T/x.vhd"
 done
 ntfscat "$img" /whole | sha256sum >"$T/share/hash"
-guest_tests -s "$T/share" -d "$img,bs=4096"
+guest_tests -t 1200 -s "$T/share" -d "$img,bs=4096"
 done_testing

@@ -317,5 +317,5 @@ f file /f2 1M runs=3 fill=zero
 f sparse /sparse 1M
 f mkdir /folder
 echo contents | f file /folder/text 9 fill=stdin
-guest_tests -t 300 -s "$T/share" -d "$img" -d "$T/disk2.img" -d "$T/disk3.img" -d "$T/disk4.img"
+guest_tests -t 1200 -s "$T/share" -d "$img" -d "$T/disk2.img" -d "$T/disk3.img" -d "$T/disk4.img"
 done_testing
