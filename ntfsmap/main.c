@@ -250,6 +250,7 @@ static int run(int argc, char **argv, const struct command *c, const struct verb
 		print_help(*verb);
 		return DONE;
 	}
+	opt_table = (*verb)->run == verb_table;
 	code = check_usage(*verb, c, argc);
 	return code ? code : (*verb)->run(argc, argv, &c->opt);
 }

@@ -8,7 +8,7 @@
 
 #include "msg.h"
 
-bool opt_debug, opt_quiet;
+bool opt_debug, opt_quiet, opt_table;
 
 static char last_failure[1024];
 static int hushed;
@@ -106,6 +106,8 @@ static void *or_die(void *p)
 {
 	if (!p) {
 		fputs("ntfsmap: out of memory\n", stderr);
+		if (opt_table)
+			puts("refused: out of memory");
 		exit(SYSTEM);
 	}
 	return p;

@@ -39,6 +39,7 @@ void msg_hush(bool on);
 const char *failure_text(void);
 
 extern bool opt_debug, opt_quiet;
+extern bool opt_table; /* stdout is for dmsetup: it must never stay empty after a failure */
 
 /* asprintf() that does not return without memory: it ends the program with SYSTEM. */
 char *text(const char *fmt, ...) PRINTF(1, 2);

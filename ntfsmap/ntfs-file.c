@@ -103,16 +103,26 @@ static int by_device(const void *a, const void *b)
 	return (x->device > y->device) - (x->device < y->device);
 }
 
+struct vdisk_extent *extents_by_device(const struct vdisk_extents *x, size_t *n)
+{
+	struct vdisk_extent *v = must_regrow(NULL, x->n ? x->n : 1, sizeof(*v));
+
+	*n = 0;
+	for (size_t i = 0; i < x->n; i++)
+		if (x->v[i].device != VDISK_HOLE)
+			v[(*n)++] = x->v[i];
+	qsort(v, *n, sizeof(*v), by_device);
+	return v;
+}
+
 /* A cluster that the file has twice. */
 static int check_self_overlap(struct ntfs_file *f)
 {
-	size_t n = f->extents.n;
-	struct vdisk_extent *v = must_regrow(NULL, n ? n : 1, sizeof(*v));
+	size_t n;
+	struct vdisk_extent *v = extents_by_device(&f->extents, &n);
 	int ret = 0;
 
-	memcpy(v, f->extents.v, n * sizeof(*v));
-	qsort(v, n, sizeof(*v), by_device);
-	for (size_t i = 1; i < n && v[i].device != VDISK_HOLE && !ret; i++)
+	for (size_t i = 1; i < n && !ret; i++)
 		if (v[i].device < v[i - 1].device + v[i - 1].count)
 			ret = runs_damaged(
 				f, "LCN %llu belongs to the file twice",

@@ -3,7 +3,7 @@
 #include <errno.h>
 
 #include "msg.h"
-#include "ntfs-lib.h"
+#include "ntfs-file.h"
 #include "ntfs.h"
 
 /* A window into $Bitmap, moved along as the check needs it. */
@@ -28,7 +28,7 @@ static int bitmap_byte(struct bitmap *b, uint64_t byte, u8 *value)
 	return 0;
 }
 
-#define ENOUGH_MISSING (1 << 20) /* to say so; a volume may claim to be huge */
+#define ENOUGH_MISSING (1 << 20) /* to say so; what a volume claims may have no end */
 
 static int bitmap_check_run(struct bitmap *b, uint64_t lcn, uint64_t end, uint64_t *missing,
 			    uint64_t *first_missing)
@@ -70,39 +70,61 @@ int volume_bitmap_check(struct volume *vol, const struct vdisk_extents *x, uint6
 	return ret;
 }
 
-static uint64_t count_overlap(const struct vdisk_extents *x, uint64_t start, uint64_t count)
+/* Sectors of [start, end) that the sorted extents cover. They do not overlap each other. */
+static uint64_t count_overlap(const struct vdisk_extent *v, size_t n, uint64_t start, uint64_t end)
 {
+	size_t low = 0, high = n;
 	uint64_t sum = 0;
 
-	for (size_t i = 0; i < x->n; i++) {
-		const struct vdisk_extent *e = &x->v[i];
-		uint64_t low, high;
+	while (low < high) { /* the first one that ends behind start */
+		size_t mid = low + (high - low) / 2;
 
-		if (e->device == VDISK_HOLE)
-			continue;
-		low = e->device > start ? e->device : start;
-		high = e->device + e->count < start + count ? e->device + e->count : start + count;
-		if (low < high)
-			sum += high - low;
+		if (v[mid].device + v[mid].count <= start)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	for (; low < n && v[low].device < end; low++) {
+		uint64_t from = v[low].device > start ? v[low].device : start;
+		uint64_t to = v[low].device + v[low].count;
+
+		sum += (to < end ? to : end) - from;
 	}
 	return sum;
+}
+
+static ntfs_attr *open_badclus(struct volume *vol, ntfs_inode **ni)
+{
+	ntfschar *name = NULL;
+	int len = ntfs_mbstoucs("$Bad", &name);
+	ntfs_attr *na = NULL;
+
+	*ni = ntfs_inode_open(vol->lib->vol, FILE_BadClus);
+	if (*ni && len > 0)
+		na = ntfs_attr_open(*ni, AT_DATA, name, (u32)len);
+	free(name);
+	return na;
 }
 
 int volume_badclus_check(struct volume *vol, const struct vdisk_extents *x, uint64_t *bad)
 {
 	uint64_t sectors = vol->cluster_size / 512;
-	ntfs_inode *ni = ntfs_inode_open(vol->lib->vol, FILE_BadClus);
-	ntfschar *name = NULL;
-	int len = ntfs_mbstoucs("$Bad", &name);
-	ntfs_attr *na = ni && len > 0 ? ntfs_attr_open(ni, AT_DATA, name, (u32)len) : NULL;
+	ntfs_inode *ni;
+	ntfs_attr *na = open_badclus(vol, &ni);
+	size_t n;
+	struct vdisk_extent *v = extents_by_device(x, &n);
 	int ret = -EIO;
 
 	*bad = 0;
 	if (na && !ntfs_attr_map_whole_runlist(na)) {
-		for (const runlist_element *rl = na->rl; rl && rl->length > 0; rl++)
-			if (rl->lcn > 0)
-				*bad += count_overlap(x, (uint64_t)rl->lcn * sectors,
-						      (uint64_t)rl->length * sectors);
+		for (const runlist_element *rl = na->rl;
+		     rl && rl->length > 0 && *bad < ENOUGH_MISSING; rl++) {
+			uint64_t lcn = (uint64_t)rl->lcn, length = (uint64_t)rl->length;
+
+			if (rl->lcn > 0 && lcn < vol->clusters && length <= vol->clusters - lcn)
+				*bad += count_overlap(v, n, lcn * sectors,
+						      (lcn + length) * sectors);
+		}
 		*bad = (*bad + sectors - 1) / sectors;
 		ret = 0;
 	}
@@ -110,7 +132,7 @@ int volume_badclus_check(struct volume *vol, const struct vdisk_extents *x, uint
 		ntfs_attr_close(na);
 	if (ni)
 		ntfs_inode_close(ni);
-	free(name);
+	free(v);
 	return ret;
 }
 
