@@ -80,7 +80,7 @@ overlap() {
 
 	# a partition of a disk, and the disk itself
 	is "$(ntfsmap -q /dev/vdb1:/p | wc -l)" 2 "a volume in a partition"
-	sector=$(($(ntfsmap -q /dev/vdb1:/p | awk 'NR == 1 { print $5 }') + 2048))
+	sector=$(($(ntfsmap -q /dev/vdb1:/p | awk 'NR == 1 { print $5 }') + 22528))
 	dmsetup create other --table "0 8 linear /dev/vdb $sector"
 	# the disk is claimed now, so only table can be asked, which refuses first
 	exits 2 "through the whole disk" ntfsmap table /dev/vdb1:/p
@@ -303,9 +303,9 @@ for copy in 3 4; do
 done
 volume 32M
 f file /p 256K runs=2 fill=zero
-{ truncate -s 1M "$T/disk2.img" && cat "$img" && truncate -s 1M "$T/tail" && cat "$T/tail"; } >>"$T/disk2.img"
+{ truncate -s 11M "$T/disk2.img" && cat "$img" && truncate -s 1M "$T/tail" && cat "$T/tail"; } >>"$T/disk2.img"
 truncate -s 80M "$T/disk2.img"
-printf 'label: gpt\nstart=2048, size=65536, type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7, uuid=11111111-2222-3333-4444-555555555555, name=part\nstart=69632, size=20480\nstart=90112, size=20480\n' |
+printf 'label: gpt\nstart=22528, size=65536, type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7, uuid=11111111-2222-3333-4444-555555555555, name=part\nstart=2048, size=20480\nstart=90112, size=20480\n' |
 	sfdisk -q "$T/disk2.img" || bail "sfdisk failed"
 volume 16M
 f file /f1 1M from=1000 runs=2 fill=zero
