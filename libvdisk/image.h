@@ -1,13 +1,26 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What a format implements. A format knows bits and offsets: it does no I/O but through
- * vdisk_read(), prints nothing and trusts nothing that it reads.
+ * vdisk_read() while it opens and struct vdisk_meta afterwards, prints nothing and trusts nothing
+ * that it reads.
  */
 #ifndef VDISK_IMAGE_H
 #define VDISK_IMAGE_H
 
+#include "meta.h"
 #include "port.h"
 #include "vdisk.h"
+
+struct vdisk_unit;
+
+/* Room inside the file, found by reading all tables once. Bytes of the image file. */
+struct vdisk_space {
+	u64 next;      /* the first free byte behind everything that is used */
+	u64 end;       /* nothing may be put at or behind this one */
+	u64 allocated; /* units of the virtual disk that have a place */
+	u64 cursor;    /* the format's: how far the search has come */
+	bool known;    /* the search has ended */
+};
 
 struct vdisk_format {
 	const char *name;
@@ -16,20 +29,92 @@ struct vdisk_format {
 	int (*probe)(const struct vdisk_io *io);
 	/* Headers to vd->info, every field that is used validated. Reads headers only. */
 	int (*open)(struct vdisk *vd, struct vdisk_error *err);
-	/* vdisk_map() with a range that was checked already. */
+	/*
+	 * vdisk_image_map() with a range that was checked already. May answer less than could be
+	 * said (one table entry), never sleeps.
+	 */
 	int (*map)(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer);
+
+	/* The rest is for formats that allocate (vd->unit_shift is not 0); engine.h calls it. */
+
+	/*
+	 * Read on from space->cursor, as far as cached blocks go. 0: all is read and space->known;
+	 * -EAGAIN: *need is the file offset of a block to be fetched first; -EUCLEAN: an entry is
+	 * damaged, and *need is where it is.
+	 */
+	int (*scan)(const struct vdisk *vd, struct vdisk_space *space, u64 *need);
+	/* Take room for one unit: *home is where its first byte goes. -ENOSPC. */
+	int (*take)(const struct vdisk *vd, struct vdisk_space *space, u64 *home);
+	/* How much is left, in bytes of the virtual disk. */
+	u64 (*room)(const struct vdisk *vd, const struct vdisk_space *space);
+	/*
+	 * The n-th metadata block that makes the unit's sectors reachable: its offset in the file,
+	 * or VDISK_NOWHERE when there are no more.
+	 */
+	u64 (*link_block)(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n);
+	/* Change that block's contents so. Others read it meanwhile: whole words or bytes only. */
+	void (*link)(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u8 *data);
+};
+
+/* A range of the image file that holds headers or tables: no unit may lie there. */
+struct vdisk_range {
+	u64 offset, length;
+};
+
+#define VHD_LOCATORS 8
+
+/* An open VHD, vhd.c. All in bytes unless it says sectors. */
+struct vhd {
+	u64 bat_offset;
+	u64 data_end;	  /* of the file: blocks end here */
+	u32 bat_entries;  /* that the virtual size needs */
+	u32 block_shift;  /* log2 of the block size */
+	u32 bitmap_bytes; /* in front of each block, whole sectors */
+	bool differencing;
+	struct vdisk_range fixed[3 + VHD_LOCATORS]; /* footer copy, header, BAT, locators */
+	u32 n_fixed;
+	struct {
+		u32 code, length;
+		u64 offset;
+	} locators[VHD_LOCATORS];
 };
 
 struct vdisk {
 	const struct vdisk_format *format;
 	struct vdisk_io io;
+	struct vdisk_meta *meta; /* the host's */
 	struct vdisk_info info;
+	/* Of formats that allocate: */
+	u32 unit_shift;	 /* log2 of the bytes that get a place together; 0: the format is flat */
+	u32 head_bytes;	 /* that a new unit has in front of its home: its bitmap */
+	bool fill_zeros; /* what is not covered of a new unit must be zeroed before it is linked */
+	bool no_room;	 /* never allocate: why is in the format's comment */
+	union {
+		struct vhd vhd;
+	};
+	void *host; /* whoever opened it */
 };
 
 extern const struct vdisk_format vdisk_raw;
 extern const struct vdisk_format vdisk_vhd;
 
-/* The only way a format reads: -EINVAL for a range that is not inside the file. */
+/*
+ * Read and validate the headers; format NULL: what vdisk_probe() finds. meta must outlive the
+ * image. May sleep. On success *vd is the caller's: vdisk_image_close().
+ */
+int vdisk_image_open(const struct vdisk_io *io, struct vdisk_meta *meta, const char *format,
+		     struct vdisk **vd, struct vdisk_error *err);
+void vdisk_image_close(struct vdisk *vd);
+
+/*
+ * One answer, and no waiting: VDISK_NEED when a block is not cached. -EINVAL for a range that is
+ * empty or not inside the virtual size; -EUCLEAN when the entry points where no data can be:
+ * answer->offset is then the entry's place in the file, answer->home what it says. Only reads vd:
+ * any number of callers at once.
+ */
+int vdisk_image_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer);
+
+/* The only way a format reads while it opens: -EINVAL for a range that is not inside the file. */
 int vdisk_read(const struct vdisk_io *io, u64 offset, void *buf, size_t len);
 
 /* Fill err (which may be NULL) and return code. */

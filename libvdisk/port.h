@@ -1,11 +1,74 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The one header that libvdisk's formats and engine get their environment from: types, big and
- * little endian loads, overflow checks, allocation, errno. Only this file knows which world it is
- * compiled for.
+ * little endian loads and stores, overflow checks, allocation, memory order, errno. Only this file
+ * knows which world it is compiled for.
  */
 #ifndef VDISK_PORT_H
 #define VDISK_PORT_H
+
+#ifdef __KERNEL__
+
+#include <linux/build_bug.h>
+#include <linux/compiler.h>
+#include <linux/errno.h>
+#include <linux/kernel.h>
+#include <linux/mm.h>
+#include <linux/overflow.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/types.h>
+#include <linux/version.h>
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+#include <linux/unaligned.h>
+#else
+#include <asm/unaligned.h>
+#endif
+#include <asm/barrier.h>
+
+#define UINT64_MAX U64_MAX
+
+static inline u16 get_be16(const void *p)
+{
+	return get_unaligned_be16(p);
+}
+
+static inline u32 get_be32(const void *p)
+{
+	return get_unaligned_be32(p);
+}
+
+static inline u64 get_be64(const void *p)
+{
+	return get_unaligned_be64(p);
+}
+
+/* An aligned big-endian word of metadata that others may read or change meanwhile. */
+static inline u32 load_be32(const void *p)
+{
+	return be32_to_cpu(READ_ONCE(*(const __be32 *)p));
+}
+
+static inline void store_be32(void *p, u32 v)
+{
+	WRITE_ONCE(*(__be32 *)p, cpu_to_be32(v));
+}
+
+#define load_acquire(p)	    smp_load_acquire(p)
+#define store_release(p, v) smp_store_release(p, v)
+
+/* Opening an image may happen while the device is suspended: no I/O to make room. */
+static inline void *vdisk_zalloc(size_t size)
+{
+	return kvzalloc(size, GFP_NOIO);
+}
+
+static inline void vdisk_free(void *p)
+{
+	kvfree(p);
+}
+
+#else
 
 #include <endian.h>
 #include <errno.h>
@@ -20,7 +83,9 @@ typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
 
-#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define ARRAY_SIZE(a)	 (sizeof(a) / sizeof((a)[0]))
+#define READ_ONCE(x)	 (*(const volatile __typeof__(x) *)&(x))
+#define WRITE_ONCE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
 
 static inline u16 get_be16(const void *p)
 {
@@ -46,25 +111,45 @@ static inline u64 get_be64(const void *p)
 	return be64toh(v);
 }
 
-/* true when the sum does not fit */
-static inline bool add_overflows(u64 a, u64 b, u64 *sum)
+static inline u32 load_be32(const void *p)
 {
-	return __builtin_add_overflow(a, b, sum);
+	return be32toh(READ_ONCE(*(const u32 *)p));
 }
+
+static inline void store_be32(void *p, u32 v)
+{
+	WRITE_ONCE(*(u32 *)p, htobe32(v));
+}
+
+#define load_acquire(p)	    __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define store_release(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
 
 static inline void *vdisk_zalloc(size_t size)
 {
 	return calloc(1, size);
 }
 
-static inline void *vdisk_regrow(void *old, size_t count, size_t size)
-{
-	return reallocarray(old, count, size);
-}
-
 static inline void vdisk_free(void *p)
 {
 	free(p);
+}
+
+#endif
+
+/* true when the sum does not fit */
+static inline bool add_overflows(u64 a, u64 b, u64 *sum)
+{
+	return __builtin_add_overflow(a, b, sum);
+}
+
+static inline u64 round_up_to(u64 value, u32 power_of_two)
+{
+	return (value + power_of_two - 1) & ~((u64)power_of_two - 1);
+}
+
+static inline u64 round_down_to(u64 value, u32 power_of_two)
+{
+	return value & ~((u64)power_of_two - 1);
 }
 
 #endif

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The engine: allocation and commit, one machine for the kernel, the library and the crash tests.
+ *
+ * Events go in (vdisk_engine_submit, _done, _commit), actions come out (ops->start) and requests
+ * end (ops->complete). The engine does no I/O, takes no lock and never waits, except in ops->fetch
+ * and ops->pin, where the host may sleep. ONE caller at a time; the host must not call back from
+ * inside an operation: it completes an action later, from its own loop.
+ *
+ * What is written without a durable pointer to it lives in a PENDING UNIT: a place in the file
+ * (its home) and one bit for each sector that a finished write has covered. Tables change only
+ * inside a commit, in this order, each step durable before the next:
+ *
+ *   seal     no new writes to the pending units; those under way finish
+ *   fill     what nobody covered of a new unit is zeroed; its head (bitmap) is written
+ *   flush    now everything that the pointers will point at is durable
+ *   link     BAT entries and bitmap bits are set in the cache and written
+ *   flush    now they are durable: the units are gone, the waiting flushes are answered
+ *
+ * Without the first flush, a power cut could leave a pointer to stale bytes of the disk; without
+ * the second, a flush would be answered before its data can be found again. Any crash in between
+ * leaves the old pointers, and room that is taken again at the next open.
+ */
+#ifndef VDISK_ENGINE_H
+#define VDISK_ENGINE_H
+
+#include "image.h"
+
+struct vdisk_engine;
+struct vdisk_req;
+
+/* In order of badness; only the first two are left again without closing. */
+enum vdisk_mode {
+	VDISK_MODE_RW,
+	VDISK_MODE_OUT_OF_SPACE, /* writes that need room fail with -ENOSPC */
+	VDISK_MODE_RO,		 /* all writes fail with -EROFS */
+	VDISK_MODE_NEEDS_CHECK, /* a table entry is damaged: writes that need room fail with -EIO */
+	VDISK_MODE_FAIL,	/* a table could not be written: all writes and flushes fail */
+};
+
+/* "rw", "out_of_space", … */
+const char *vdisk_mode_name(enum vdisk_mode mode);
+
+enum vdisk_act {
+	VDISK_ACT_DATA,	 /* the request's payload (for ZEROES: zeros) to offset of the file */
+	VDISK_ACT_ZERO,	 /* zeros to [offset, offset + length) of the file */
+	VDISK_ACT_WRITE, /* buf to offset of the file; must not change what buf points at */
+	VDISK_ACT_FLUSH, /* everything that was completed is durable on every device */
+};
+
+/* Something for the host to do; ends with vdisk_engine_done(). Bytes, multiples of 512 (and of the
+ * metadata block for WRITE; for the others if the requests and the image are so aligned). */
+struct vdisk_action {
+	enum vdisk_act kind;
+	bool fua; /* DATA: the request asked for it, and no commit will follow */
+	u64 offset, length;
+	const void *buf;
+	struct vdisk_req *req;							 /* DATA */
+	void (*done)(struct vdisk_engine *e, struct vdisk_action *a, int error); /* engine's */
+	void *owner;								 /* engine's */
+	struct vdisk_action *next; /* the host's, while it runs */
+};
+
+enum vdisk_req_op {
+	VDISK_REQ_WRITE,
+	VDISK_REQ_ZEROES, /* a write whose payload is zeros */
+	VDISK_REQ_FLUSH,  /* everything completed before is durable */
+};
+
+/* A request, zero-initialised but for the first part, which the host fills in. The engine owns it
+ * from vdisk_engine_submit() until ops->complete(). */
+struct vdisk_req {
+	enum vdisk_req_op op;
+	bool fua;
+	u64 offset, length; /* of the virtual disk, whole sectors; not across units */
+	/* the engine's */
+	struct vdisk_req *next;
+	struct vdisk_unit *unit;
+	struct vdisk_action action;
+	int error;
+};
+
+struct vdisk_queue {
+	struct vdisk_req *first, *last;
+};
+
+/* A pending unit. */
+struct vdisk_unit {
+	struct vdisk_unit *next;    /* of its bucket, or of the free ones */
+	u64 index;		    /* virtual offset >> unit_shift */
+	u64 home;		    /* file offset of its first byte */
+	bool fresh;		    /* new: nothing points to it yet */
+	bool sealed;		    /* taken by the running commit */
+	u32 writes;		    /* under way */
+	u8 *head;		    /* what goes in front of a fresh unit's home */
+	u32 head_bytes;		    /* whole metadata blocks */
+	u8 *covered;		    /* the end of head: a bit per sector, most significant first */
+	struct vdisk_queue waiting; /* for the commit to end */
+	struct vdisk_action action; /* of the fill */
+	u64 filled;		    /* bytes of the unit looked at by the fill */
+};
+
+struct vdisk_engine_ops {
+	void (*start)(struct vdisk_engine *e, struct vdisk_action *a);
+	void (*complete)(struct vdisk_engine *e, struct vdisk_req *req, int error);
+	/* Bring the metadata block at offset into the cache. May sleep. 0 or a negative errno. */
+	int (*fetch)(struct vdisk_engine *e, u64 offset);
+	/* The same, and keep it there until unpin: its contents will be changed. May sleep. */
+	int (*pin)(struct vdisk_engine *e, u64 offset, struct vdisk_block **block);
+	void (*unpin)(struct vdisk_engine *e, struct vdisk_block *block);
+	/* The mode has become worse or better: tell the user. */
+	void (*mode_changed)(struct vdisk_engine *e);
+	/* A damaged table entry, as vdisk_image_map() describes it. */
+	void (*bad_entry)(struct vdisk_engine *e, const struct vdisk_map *answer);
+};
+
+enum vdisk_commit_state {
+	VDISK_IDLE,
+	VDISK_DRAIN,
+	VDISK_FILL,
+	VDISK_FLUSH_DATA,
+	VDISK_LINK,
+	VDISK_FLUSH_LINKS,
+};
+
+#define VDISK_BUCKETS	 256 /* a power of two */
+#define VDISK_LINK_BATCH 16  /* dirty blocks at once */
+
+struct vdisk_engine {
+	struct vdisk *vd;
+	const struct vdisk_engine_ops *ops;
+	void *host;
+	enum vdisk_mode mode;
+	struct vdisk_space space;
+	bool no_grow;
+	u64 commits; /* that changed a table */
+
+	struct vdisk_unit *buckets[VDISK_BUCKETS]; /* pending units; others may look if empty */
+	struct vdisk_unit *units;		   /* all, n_units of them */
+	struct vdisk_unit *free;
+	u32 n_units, n_pending, n_sealed;
+	u8 *heads; /* their memory */
+
+	enum vdisk_commit_state state;
+	u32 busy;  /* actions of the commit under way */
+	int error; /* of the commit */
+	struct vdisk_action flush;
+	struct vdisk_queue flushing; /* requests that the running commit answers */
+	struct vdisk_queue flushes;  /* those for the next */
+	struct vdisk_queue starved;  /* writes that found no free unit */
+	u32 link_unit, link_n;	     /* how far linking has come */
+	struct vdisk_block *dirty;
+	struct vdisk_action links[VDISK_LINK_BATCH];
+	struct vdisk_queue ready; /* to be started again */
+	bool commit_wanted;
+	bool running; /* inside advance() */
+};
+
+/*
+ * Set up e (zeroed by the caller) over an open image. All the memory that the engine will ever
+ * need is allocated here: at most memory_limit bytes, if that is enough for four units. -ENOMEM.
+ */
+int vdisk_engine_init(struct vdisk_engine *e, struct vdisk *vd, const struct vdisk_engine_ops *ops,
+		      void *host, size_t memory_limit);
+/* Nothing may be under way. What was not committed is lost. */
+void vdisk_engine_exit(struct vdisk_engine *e);
+
+void vdisk_engine_submit(struct vdisk_engine *e, struct vdisk_req *req);
+void vdisk_engine_done(struct vdisk_engine *e, struct vdisk_action *a, int error);
+
+/* Start a commit if there is anything to be committed; it ends by itself. */
+void vdisk_engine_commit(struct vdisk_engine *e);
+
+/* Something is not durable yet, or a commit runs. May be called by anyone at any time. */
+bool vdisk_engine_dirty(const struct vdisk_engine *e);
+
+/*
+ * May unit `index` be pending? By anyone at any time, without a lock. Who wants to trust an answer
+ * of vdisk_image_map() that is ZERO or PARENT must have seen false BEFORE asking for it.
+ */
+bool vdisk_engine_maybe_pending(const struct vdisk_engine *e, u64 index);
+
+/* vdisk_image_map(), with the pending units laid over it: what a read must see now. */
+int vdisk_engine_map(struct vdisk_engine *e, u64 offset, u64 length, struct vdisk_map *answer);
+
+/* Find the room now instead of at the first allocation. May sleep. 0 or a negative errno. */
+int vdisk_engine_find_room(struct vdisk_engine *e);
+
+/* The only setter of the mode: never leaves a worse mode, but for out_of_space. */
+void vdisk_engine_set_mode(struct vdisk_engine *e, enum vdisk_mode mode);
+
+#endif
