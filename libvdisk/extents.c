@@ -8,9 +8,12 @@ static int make_room(struct vdisk_extents *x)
 
 	if (x->n < x->room)
 		return 0;
-	v = vdisk_regrow(x->v, room, sizeof(*v));
+	v = vdisk_zalloc(room * sizeof(*v));
 	if (!v)
 		return -ENOMEM;
+	if (x->n)
+		memcpy(v, x->v, x->n * sizeof(*v));
+	vdisk_free(x->v);
 	x->v = v;
 	x->room = room;
 	return 0;
