@@ -15,9 +15,11 @@
 /* The list's own allocator fails on demand: libvdisk is the only caller in this program. */
 static bool no_memory;
 
-void *reallocarray(void *old, size_t count, size_t size)
+void *calloc(size_t count, size_t size)
 {
-	return no_memory ? NULL : realloc(old, count * size);
+	void *p = no_memory ? NULL : malloc(count * size);
+
+	return p ? memset(p, 0, count * size) : NULL;
 }
 
 /* Does v[i] say this? */
