@@ -29,7 +29,7 @@
 struct vdisk_engine;
 struct vdisk_req;
 
-/* In order of badness; only the first two are left again without closing. */
+/* In order of badness; a mode is only left for a worse one. */
 enum vdisk_mode {
 	VDISK_MODE_RW,
 	VDISK_MODE_OUT_OF_SPACE, /* writes that need room fail with -ENOSPC */
@@ -77,7 +77,6 @@ struct vdisk_req {
 	struct vdisk_req *next;
 	struct vdisk_unit *unit;
 	struct vdisk_action action;
-	int error;
 };
 
 struct vdisk_queue {
@@ -86,14 +85,14 @@ struct vdisk_queue {
 
 /* A pending unit. */
 struct vdisk_unit {
-	struct vdisk_unit *next;    /* of its bucket, or of the free ones */
-	u64 index;		    /* virtual offset >> unit_shift */
-	u64 home;		    /* file offset of its first byte */
-	bool fresh;		    /* new: nothing points to it yet */
+	struct vdisk_unit *next; /* of its bucket, or of the free ones */
+	u64 index;		 /* virtual offset >> unit_shift */
+	u64 home;		 /* file offset of its first byte */
+	bool fresh;		 /* new: nothing points to it yet */
+	bool used;
 	bool sealed;		    /* taken by the running commit */
 	u32 writes;		    /* under way */
 	u8 *head;		    /* what goes in front of a fresh unit's home */
-	u32 head_bytes;		    /* whole metadata blocks */
 	u8 *covered;		    /* the end of head: a bit per sector, most significant first */
 	struct vdisk_queue waiting; /* for the commit to end */
 	struct vdisk_action action; /* of the fill */
@@ -132,14 +131,16 @@ struct vdisk_engine {
 	void *host;
 	enum vdisk_mode mode;
 	struct vdisk_space space;
-	bool no_grow;
-	u64 commits; /* that changed a table */
+	bool no_grow;  /* the host's: never take room */
+	bool readonly; /* the host's: no writes, whatever the mode is */
+	u64 commits;   /* that changed a table */
 
 	struct vdisk_unit *buckets[VDISK_BUCKETS]; /* pending units; others may look if empty */
 	struct vdisk_unit *units;		   /* all, n_units of them */
 	struct vdisk_unit *free;
-	u32 n_units, n_pending, n_sealed;
-	u8 *heads; /* their memory */
+	u32 n_units, n_pending;
+	u32 cover_bytes, unit_memory; /* of one unit */
+	u8 *heads;		      /* their memory */
 
 	enum vdisk_commit_state state;
 	u32 busy;  /* actions of the commit under way */
@@ -152,8 +153,8 @@ struct vdisk_engine {
 	struct vdisk_block *dirty;
 	struct vdisk_action links[VDISK_LINK_BATCH];
 	struct vdisk_queue ready; /* to be started again */
+	bool linking;		  /* the commit changes tables */
 	bool commit_wanted;
-	bool running; /* inside advance() */
 };
 
 /*
@@ -186,7 +187,7 @@ int vdisk_engine_map(struct vdisk_engine *e, u64 offset, u64 length, struct vdis
 /* Find the room now instead of at the first allocation. May sleep. 0 or a negative errno. */
 int vdisk_engine_find_room(struct vdisk_engine *e);
 
-/* The only setter of the mode: never leaves a worse mode, but for out_of_space. */
+/* The only setter of the mode: never leaves it for a better one. */
 void vdisk_engine_set_mode(struct vdisk_engine *e, enum vdisk_mode mode);
 
 #endif

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "extents.h"
 
-/* Allocate, copy, free: the kernel and user space have no common way to let memory grow. */
-int vdisk_extents_reserve(struct vdisk_extents *x, size_t room)
+static int make_room(struct vdisk_extents *x)
 {
+	size_t room = x->room ? x->room * 2 : 16;
 	struct vdisk_extent *v;
 
-	if (room <= x->room)
+	if (x->n < x->room)
 		return 0;
-	if (room > SIZE_MAX / sizeof(*v))
-		return -ENOMEM;
 	v = vdisk_zalloc(room * sizeof(*v));
 	if (!v)
 		return -ENOMEM;
@@ -19,13 +17,6 @@ int vdisk_extents_reserve(struct vdisk_extents *x, size_t room)
 	x->v = v;
 	x->room = room;
 	return 0;
-}
-
-static int make_room(struct vdisk_extents *x)
-{
-	if (x->n < x->room)
-		return 0;
-	return vdisk_extents_reserve(x, x->room ? x->room * 2 : 16);
 }
 
 static bool continues(const struct vdisk_extent *last, u64 device)

@@ -48,8 +48,8 @@ static int choose_format(const struct vdisk_io *io, const char *name,
 				  "it; --format raw if the bytes themselves are the disk" });
 }
 
-int vdisk_open(const struct vdisk_io *io, const char *name, struct vdisk **out,
-	       struct vdisk_error *err)
+int vdisk_image_open(const struct vdisk_io *io, struct vdisk_meta *meta, const char *name,
+		     struct vdisk **out, struct vdisk_error *err)
 {
 	const struct vdisk_format *format;
 	struct vdisk *vd;
@@ -63,6 +63,7 @@ int vdisk_open(const struct vdisk_io *io, const char *name, struct vdisk **out,
 		return -ENOMEM;
 	vd->format = format;
 	vd->io = *io;
+	vd->meta = meta;
 	vd->info.format = format->name;
 	vd->info.file_size = io->size;
 	ret = format->open(vd, err);
@@ -74,7 +75,7 @@ int vdisk_open(const struct vdisk_io *io, const char *name, struct vdisk **out,
 	return 0;
 }
 
-void vdisk_close(struct vdisk *vd)
+void vdisk_image_close(struct vdisk *vd)
 {
 	vdisk_free(vd);
 }
@@ -84,12 +85,13 @@ const struct vdisk_info *vdisk_info(const struct vdisk *vd)
 	return &vd->info;
 }
 
-int vdisk_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer)
+int vdisk_image_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer)
 {
 	u64 size = vd->info.virtual_size;
 
 	if (!length || offset > size || length > size - offset)
 		return -EINVAL;
+	*answer = (struct vdisk_map){ .home = VDISK_NOWHERE };
 	return vd->format->map(vd, offset, length, answer);
 }
 

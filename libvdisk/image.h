@@ -52,8 +52,9 @@ struct vdisk_format {
 	 * or VDISK_NOWHERE when there are no more.
 	 */
 	u64 (*link_block)(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n);
-	/* Change that block's contents so. Others read it meanwhile: whole words or bytes only. */
-	void (*link)(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u8 *data);
+	/* Change that block's contents so; false when there was nothing to change. Others read it
+	 * meanwhile: whole words or bytes only. */
+	bool (*link)(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u8 *data);
 };
 
 /* A range of the image file that holds headers or tables: no unit may lie there. */
@@ -67,6 +68,7 @@ struct vdisk_range {
 struct vhd {
 	u64 bat_offset;
 	u64 data_end;	  /* of the file: blocks end here */
+	u64 fixed_end;	  /* of all fixed ranges */
 	u32 bat_entries;  /* that the virtual size needs */
 	u32 block_shift;  /* log2 of the block size */
 	u32 bitmap_bytes; /* in front of each block, whole sectors */
@@ -88,7 +90,6 @@ struct vdisk {
 	u32 unit_shift;	 /* log2 of the bytes that get a place together; 0: the format is flat */
 	u32 head_bytes;	 /* that a new unit has in front of its home: its bitmap */
 	bool fill_zeros; /* what is not covered of a new unit must be zeroed before it is linked */
-	bool no_room;	 /* never allocate: why is in the format's comment */
 	union {
 		struct vhd vhd;
 	};
@@ -108,7 +109,8 @@ void vdisk_image_close(struct vdisk *vd);
 
 /*
  * One answer, and no waiting: VDISK_NEED when a block is not cached. -EINVAL for a range that is
- * empty or not inside the virtual size; -EUCLEAN when the entry points where no data can be:
+ * empty or not inside the virtual size; -EUCLEAN when the entry points where no data can be,
+ * -EOPNOTSUPP when the data there do not begin on a block that the device can read:
  * answer->offset is then the entry's place in the file, answer->home what it says. Only reads vd:
  * any number of callers at once.
  */

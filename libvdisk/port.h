@@ -13,6 +13,7 @@
 #include <linux/compiler.h>
 #include <linux/errno.h>
 #include <linux/kernel.h>
+#include <linux/math64.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
 #include <linux/slab.h>
@@ -66,6 +67,11 @@ static inline void *vdisk_zalloc(size_t size)
 static inline void vdisk_free(void *p)
 {
 	kvfree(p);
+}
+
+static inline u64 divide(u64 a, u32 b)
+{
+	return div_u64(a, b);
 }
 
 #else
@@ -132,6 +138,11 @@ static inline void *vdisk_zalloc(size_t size)
 static inline void vdisk_free(void *p)
 {
 	free(p);
+}
+
+static inline u64 divide(u64 a, u32 b)
+{
+	return a / b;
 }
 
 #endif

@@ -4,54 +4,24 @@
  *
  * A fixed image is the raw disk followed by a footer. All numbers are big-endian. Images made
  * before Virtual PC 2004 have a footer of 511 bytes; the missing byte is reserved and counts as
- * zero ("Hard Disk Footer Format").
+ * zero ("Hard Disk Footer Format"). This file knows the footer; dynamic and differencing images,
+ * which have one at both ends, go on in vhd-dynamic.c.
  */
-#include "image.h"
+#include "vhd.h"
 
-#define FOOTER_BYTES 512
-#define COOKIE	     0x636f6e6563746978ULL /* "conectix" */
-
-/* "Hard Disk Footer Format": offsets of the fields in bytes. */
-enum footer_field {
-	F_COOKIE = 0,
-	F_VERSION = 12,
-	F_CREATOR = 28,
-	F_CURRENT_SIZE = 48,
-	F_CYLINDERS = 56,
-	F_HEADS = 58,
-	F_SECTORS_PER_TRACK = 59,
-	F_DISK_TYPE = 60,
-	F_CHECKSUM = 64,
-	F_UNIQUE_ID = 68,
-	F_SAVED_STATE = 84,
-};
-
-enum disk_type {
-	TYPE_FIXED = 2,
-	TYPE_DYNAMIC = 3,
-	TYPE_DIFFERENCING = 4,
-};
-
-#define VERSION_MAJOR 1
-/* "CHS Calculation": the largest geometry. Disks that have it are probably larger. */
-#define CHS_MAX_SECTORS (65535ULL * 16 * 255)
-/* Hyper-V's limit of 2040 GiB, in bytes; qemu has the same. */
-#define SIZE_MAX_BYTES (2040ULL << 30)
-
-struct footer {
-	u8 raw[FOOTER_BYTES];
-	u64 offset; /* in the file */
-	u32 length; /* 512 or 511 */
-};
-
-static u32 footer_checksum(const struct footer *f)
+u32 vhd_checksum(const u8 *raw, u32 length, u32 at)
 {
 	u32 sum = 0;
 
-	for (u32 i = 0; i < FOOTER_BYTES; i++)
-		if (i < F_CHECKSUM || i >= F_CHECKSUM + 4)
-			sum += f->raw[i];
+	for (u32 i = 0; i < length; i++)
+		if (i < at || i >= at + 4)
+			sum += raw[i];
 	return ~sum;
+}
+
+static u32 footer_checksum(const struct footer *f)
+{
+	return vhd_checksum(f->raw, FOOTER_BYTES, F_CHECKSUM);
 }
 
 static bool has_cookie(const struct footer *f)
@@ -175,28 +145,15 @@ static int check_version(const struct footer *f, struct vdisk_error *err)
 static int check_type(const struct footer *f, struct vdisk_error *err)
 {
 	u32 type = get_be32(f->raw + F_DISK_TYPE);
-	struct vdisk_error what = { .field = "footer.disk_type",
-				    .offset = f->offset + F_DISK_TYPE,
-				    .found = type,
-				    .expected = TYPE_FIXED,
-				    .show = VDISK_SHOW_DECIMAL };
 
-	switch (type) {
-	case TYPE_FIXED:
+	if (type == TYPE_FIXED || type == TYPE_DYNAMIC || type == TYPE_DIFFERENCING)
 		return 0;
-	case TYPE_DYNAMIC:
-		what.problem = "says a dynamic VHD, which is not supported yet";
-		what.advice = "make a fixed one: qemu-img convert -f vpc -O vpc "
-			      "-o subformat=fixed,force_size OLD NEW";
-		return vdisk_fail(err, -EOPNOTSUPP, what);
-	case TYPE_DIFFERENCING:
-		what.problem = "says a differencing VHD, which is not supported yet";
-		what.advice = "merge it into its parent, then convert to a fixed VHD";
-		return vdisk_fail(err, -EOPNOTSUPP, what);
-	default:
-		what.problem = "is none that VHD has";
-		return vdisk_fail(err, -EUCLEAN, what);
-	}
+	return bad_field(err, f, F_DISK_TYPE,
+			 (struct vdisk_error){ .field = "footer.disk_type",
+					       .problem = "is none that VHD has",
+					       .found = type,
+					       .expected = TYPE_FIXED,
+					       .show = VDISK_SHOW_DECIMAL });
 }
 
 /*
@@ -217,6 +174,11 @@ static u64 geometry_sectors(const struct footer *f)
 	return (u64)get_be16(f->raw + F_CYLINDERS) * f->raw[F_HEADS] * f->raw[F_SECTORS_PER_TRACK];
 }
 
+static bool is_fixed(const struct footer *f)
+{
+	return get_be32(f->raw + F_DISK_TYPE) == TYPE_FIXED;
+}
+
 static int check_size(const struct footer *f, struct vdisk_info *info, struct vdisk_error *err)
 {
 	bool chs = means_geometry(f) && info->chs_size != CHS_MAX_SECTORS * VDISK_SECTOR;
@@ -233,7 +195,7 @@ static int check_size(const struct footer *f, struct vdisk_info *info, struct vd
 		what.problem = "is no multiple of 512";
 	else if (what.found > SIZE_MAX_BYTES)
 		what.problem = "is larger than the 2040 GiB that a VHD can be";
-	else if (what.found > f->offset)
+	else if (is_fixed(f) && what.found > f->offset)
 		what.problem = "is larger than the data before the footer: the file was cut short";
 	else
 		return 0;
@@ -248,7 +210,7 @@ static void copy_creator(const struct footer *f, struct vdisk_info *info)
 		info->creator[i] = c[i] >= ' ' && c[i] < 0x7f ? (char)c[i] : '?';
 }
 
-static int check_footer(const struct footer *f, struct vdisk_info *info, struct vdisk_error *err)
+static int check_footer(const struct footer *f, struct vdisk_error *err)
 {
 	int ret = check_cookie(f, err);
 
@@ -258,10 +220,14 @@ static int check_footer(const struct footer *f, struct vdisk_info *info, struct 
 		ret = check_version(f, err);
 	if (!ret)
 		ret = check_type(f, err);
-	if (ret)
-		return ret;
+	return ret;
+}
+
+static int use_footer(const struct footer *f, struct vdisk_info *info, struct vdisk_error *err)
+{
 	info->chs_size = geometry_sectors(f) * VDISK_SECTOR;
 	info->current_size = get_be64(f->raw + F_CURRENT_SIZE);
+	info->time_stamp = get_be32(f->raw + F_TIME_STAMP);
 	copy_creator(f, info);
 	memcpy(info->uuid, f->raw + F_UNIQUE_ID, sizeof(info->uuid));
 	info->has_uuid = 1;
@@ -269,29 +235,86 @@ static int check_footer(const struct footer *f, struct vdisk_info *info, struct 
 	return check_size(f, info, err);
 }
 
-static int vhd_open(struct vdisk *vd, struct vdisk_error *err)
+/* Do two good footers describe the same disk? Time stamps, and who wrote it, may differ. */
+static bool same_disk(const struct footer *a, const struct footer *b)
 {
-	struct footer f, copy;
-	int ret;
+	return !memcmp(a->raw + F_DATA_OFFSET, b->raw + F_DATA_OFFSET, 8) &&
+	       !memcmp(a->raw + F_ORIGINAL_SIZE, b->raw + F_ORIGINAL_SIZE,
+		       F_CHECKSUM - F_ORIGINAL_SIZE) &&
+	       !memcmp(a->raw + F_UNIQUE_ID, b->raw + F_UNIQUE_ID, 16);
+}
 
-	vd->info.subformat = "fixed";
-	ret = read_footer(&vd->io, &f);
+/*
+ * The footer that counts, checked. A fixed image has one, at its end (and its disk may begin with
+ * the footer of another image). The others have a copy at the start: where both are good the copy
+ * counts, as for qemu; where one is damaged, the other does. *end is where the data may end.
+ */
+static int choose_footer(struct vdisk *vd, struct footer *f, u64 *end, struct vdisk_error *err)
+{
+	struct footer last, copy;
+	bool copy_good;
+	int ret = read_footer(&vd->io, &last);
+
+	if (!ret)
+		ret = read_footer_copy(&vd->io, &copy);
 	if (ret)
 		return ret;
-	/* A good copy at the start is a dynamic image, even when its last footer is lost. */
-	if (!is_footer(&f)) {
-		ret = read_footer_copy(&vd->io, &copy);
+	*f = last;
+	*end = last.offset;
+	ret = check_footer(&last, err);
+	if (!ret && is_fixed(&last))
+		return 0;
+	copy_good = !check_footer(&copy, NULL) && !is_fixed(&copy);
+	if (copy_good) {
+		*f = copy;
+		vd->info.footer_lost = ret != 0;
 		if (ret)
-			return ret;
-		if (has_cookie(&copy))
-			f = copy;
+			*end = vd->io.size;
+		vd->info.copy_differs = !ret && !same_disk(&last, &copy);
+		if (err)
+			*err = (struct vdisk_error){ 0 };
+		return 0;
 	}
-	return check_footer(&f, &vd->info, err);
+	/* A lost footer, and a copy that is damaged as well: what is wrong with the copy. */
+	if (ret && !is_footer(&last) && has_cookie(&copy)) {
+		*f = copy;
+		ret = check_footer(&copy, err);
+	}
+	return ret;
+}
+
+static int vhd_open(struct vdisk *vd, struct vdisk_error *err)
+{
+	struct footer f;
+	u64 end;
+	int ret = choose_footer(vd, &f, &end, err);
+
+	if (!ret)
+		ret = use_footer(&f, &vd->info, err);
+	if (ret)
+		return ret;
+	if (is_fixed(&f)) {
+		vd->info.subformat = "fixed";
+		return 0;
+	}
+	return vhd_open_dynamic(vd, &f, end, err);
+}
+
+static int vhd_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer)
+{
+	if (!vd->unit_shift)
+		return vdisk_map_flat(vd, offset, length, answer);
+	return vhd_map_dynamic(vd, offset, length, answer);
 }
 
 const struct vdisk_format vdisk_vhd = {
 	.name = "vhd",
 	.probe = vhd_probe,
 	.open = vhd_open,
-	.map = vdisk_map_flat,
+	.map = vhd_map,
+	.scan = vhd_scan,
+	.take = vhd_take,
+	.room = vhd_room,
+	.link_block = vhd_link_block,
+	.link = vhd_link,
 };

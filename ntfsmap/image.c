@@ -23,7 +23,9 @@ static void use_file(struct image *img)
 	img->where =
 		(struct where){ vol->device, vol->is_block, vol->rdev, vol->device_bytes / 512 };
 	img->logical_block = vol->logical_block;
-	img->io = (struct vdisk_io){ img->file, img->file->data_size, ntfs_file_read };
+	img->io = (struct vdisk_io){ .ctx = img->file,
+				     .size = img->file->data_size,
+				     .read = ntfs_file_read };
 }
 
 static int open_ntfs(struct image *img)

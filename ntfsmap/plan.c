@@ -26,7 +26,7 @@ static int append_data(struct plan *plan, const struct vdisk_extents *file, uint
 	return 0;
 }
 
-int plan_build(const struct vdisk *vd, const struct vdisk_extents *file, struct plan *plan)
+int plan_build(struct vdisk *vd, const struct vdisk_extents *file, struct plan *plan)
 {
 	uint64_t size = vdisk_info(vd)->virtual_size;
 	struct vdisk_map m;

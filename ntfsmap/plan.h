@@ -19,7 +19,7 @@ struct plan {
 
 /* Lay the image's translation over the extents of its file. file may have more sectors than the
  * image needs. -EUCLEAN when the image points past the end of the file's extents. */
-int plan_build(const struct vdisk *vd, const struct vdisk_extents *file, struct plan *plan);
+int plan_build(struct vdisk *vd, const struct vdisk_extents *file, struct plan *plan);
 
 /* For a read-only plan: what lies at or after this byte of the virtual disk is zeros (a flat image
  * whose file has a shorter valid data length). A multiple of the sector size. */

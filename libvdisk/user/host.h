@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The library's own host of formats and engine: metadata cache, actions, locking. */
+#ifndef VDISK_USER_HOST_H
+#define VDISK_USER_HOST_H
+
+#include <pthread.h>
+
+#include "../engine.h"
+
+#define CACHE_BLOCK   512
+#define CACHE_BUCKETS 1024
+#define CACHE_BLOCKS  8192 /* that stay: 4 MiB */
+
+struct cache_entry {
+	struct vdisk_block block;
+	struct cache_entry *next;
+	unsigned int pins;
+	u8 data[CACHE_BLOCK];
+};
+
+struct cache {
+	struct vdisk_meta meta; /* first: peek() gets this one */
+	struct cache_entry *buckets[CACHE_BUCKETS];
+	unsigned int n;
+	struct vdisk_io io;
+};
+
+struct host {
+	struct vdisk *vd;
+	pthread_mutex_t lock; /* of everything here; a child's is taken before its parent's */
+	struct cache cache;
+	struct vdisk_engine *engine;	   /* from the first write on */
+	struct vdisk_action *first, *last; /* what the engine wants done */
+	struct vdisk *parent;
+	const u8 *payload; /* of the request under way */
+	u64 payload_offset;
+	bool completed;
+	int error;
+};
+
+static inline struct host *host_of(const struct vdisk *vd)
+{
+	return vd->host;
+}
+
+void cache_init(struct cache *c, const struct vdisk_io *io);
+void cache_exit(struct cache *c);
+
+/* Bring the metadata block at offset into the cache; *entry may be NULL. Throws others out. */
+int cache_fetch(struct cache *c, u64 offset, struct cache_entry **entry);
+
+/* vdisk_image_map(), with what is missing fetched, and what is pending laid over it. Locked. */
+int host_map(struct host *h, u64 offset, u64 length, struct vdisk_map *answer);
+
+#endif

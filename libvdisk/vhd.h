@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the two halves of the VHD format share: footer (vhd.c) and dynamic header (vhd-dynamic.c). */
+#ifndef VDISK_VHD_H
+#define VDISK_VHD_H
+
+#include "image.h"
+
+#define FOOTER_BYTES 512
+#define COOKIE	     0x636f6e6563746978ULL /* "conectix" */
+
+/* "Hard Disk Footer Format": offsets of the fields in bytes. */
+enum footer_field {
+	F_COOKIE = 0,
+	F_VERSION = 12,
+	F_DATA_OFFSET = 16,
+	F_TIME_STAMP = 24,
+	F_CREATOR = 28,
+	F_ORIGINAL_SIZE = 40,
+	F_CURRENT_SIZE = 48,
+	F_CYLINDERS = 56,
+	F_HEADS = 58,
+	F_SECTORS_PER_TRACK = 59,
+	F_DISK_TYPE = 60,
+	F_CHECKSUM = 64,
+	F_UNIQUE_ID = 68,
+	F_SAVED_STATE = 84,
+	F_RESERVED = 85,
+};
+
+enum disk_type {
+	TYPE_FIXED = 2,
+	TYPE_DYNAMIC = 3,
+	TYPE_DIFFERENCING = 4,
+};
+
+#define VERSION_MAJOR 1
+/* "CHS Calculation": the largest geometry. Disks that have it are probably larger. */
+#define CHS_MAX_SECTORS (65535ULL * 16 * 255)
+/* Hyper-V's limit of 2040 GiB, in bytes; qemu has the same. */
+#define SIZE_MAX_BYTES (2040ULL << 30)
+
+struct footer {
+	u8 raw[FOOTER_BYTES];
+	u64 offset; /* in the file */
+	u32 length; /* 512 or 511 */
+};
+
+/* The checksum of a footer or a header: the one's complement of the sum of all its bytes but the
+ * four at `at`, where it is kept. */
+u32 vhd_checksum(const u8 *raw, u32 length, u32 at);
+
+/*
+ * Open a dynamic or differencing image whose footer f was checked, and whose copy of the footer
+ * (at the start of the file) was too if it is what f holds. end is where the last footer begins,
+ * or the file's end without one.
+ */
+int vhd_open_dynamic(struct vdisk *vd, const struct footer *f, u64 end, struct vdisk_error *err);
+
+int vhd_map_dynamic(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer);
+int vhd_scan(const struct vdisk *vd, struct vdisk_space *space, u64 *need);
+int vhd_take(const struct vdisk *vd, struct vdisk_space *space, u64 *home);
+u64 vhd_room(const struct vdisk *vd, const struct vdisk_space *space);
+u64 vhd_link_block(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n);
+bool vhd_link(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u8 *data);
+
+#endif
