@@ -27,9 +27,6 @@ struct vdisk_extents {
 	u64 sectors; /* of the file that the list covers */
 };
 
-/* Make room for that many extents, where their number is known before. -ENOMEM. */
-int vdisk_extents_reserve(struct vdisk_extents *x, size_t room);
-
 /* Append the next count sectors of the file, which lie at device. Merges with the last extent
  * where both are contiguous. -EINVAL: count is 0; -EOVERFLOW: past the end of 64 bits; -ENOMEM. */
 int vdisk_extents_add(struct vdisk_extents *x, u64 device, u64 count);
