@@ -61,8 +61,7 @@ struct dmv_cache {
 	u32 cost;		/* bytes that a block takes */
 	u32 limit;		/* blocks */
 	u32 count;		/* blocks; cache->lock */
-	u32 pinned;		/* cache->lock */
-	spinlock_t lock;
+	spinlock_t lock;	/* of the table and the clock */
 	struct hlist_head *buckets;
 	struct list_head clock; /* the hand stands before the first */
 	mempool_t pool;
@@ -132,7 +131,7 @@ struct dmv_fetch {
 
 /* What waits for the worker. */
 struct dmv_events {
-	spinlock_t lock;
+	spinlock_t lock; /* of all of this; completions take it */
 	struct bio_list bios;
 	struct dmv_job *done;
 	struct dmv_fetch *fetched;
@@ -206,8 +205,10 @@ int dmv_host_init(struct dmv *d);
 void dmv_host_exit(struct dmv *d);
 /* Hand a bio, trimmed to its unit, to the worker. Any context. */
 void dmv_defer(struct dmv *d, struct bio *bio);
-/* Open the image and start the engine; under open_lock. -EINVAL was printed by dmv_check_image(),
- * other errors are the caller's to print. */
+/*
+ * Open the image and start the engine; under open_lock. -EINVAL was printed by dmv_check_image(),
+ * other errors are the caller's to print.
+ */
 int dmv_host_open(struct dmv *d, struct vdisk_error *err);
 /* Commit and close; under open_lock, with no bio under way. What cannot be written stays open. */
 void dmv_host_close(struct dmv *d);

@@ -284,6 +284,16 @@ static int read_to_cache(struct dmv *d, u64 offset, struct vdisk_block **pinned)
 	return ret;
 }
 
+static int op_fetch(struct vdisk_engine *e, u64 offset)
+{
+	struct dmv *d = e->host;
+
+	offset = vdisk_block_of(&d->cache.meta, offset);
+	if (dmv_cache_has(&d->cache, offset))
+		return 0;
+	return read_to_cache(d, offset, NULL);
+}
+
 static void fetch_ended(struct bio *bio)
 {
 	struct dmv_fetch *f = container_of(bio, struct dmv_fetch, bio);
@@ -355,6 +365,7 @@ static void park(struct dmv *d, struct bio *bio, const struct vdisk_map *need)
 static void finish_fetch(struct dmv *d, struct dmv_fetch *f)
 {
 	blk_status_t status = f->bio.bi_status;
+	struct bio_list waiting = f->waiting;
 	struct bio *bio;
 	u32 at;
 
@@ -362,8 +373,8 @@ static void finish_fetch(struct dmv *d, struct dmv_fetch *f)
 	for (at = 0; !status && !f->stale && at < f->length; at += d->block)
 		dmv_cache_add(&d->cache, f->offset + at, f->buf + at, !at, NULL);
 	list_move(&f->list, &d->free_fetches);
-	/* Now, before others' blocks can push this one out. */
-	while ((bio = bio_list_pop(&f->waiting))) {
+	/* Now, before others' blocks can push this one out. They may use the fetch again. */
+	while ((bio = bio_list_pop(&waiting))) {
 		if (status)
 			end_bio(bio, status);
 		else
@@ -415,7 +426,7 @@ static void serve(struct dmv *d, struct bio *bio, struct vdisk_map *answer)
 	while (!ret) {
 		if (answer->kind == VDISK_NEED) {
 			/* Rare: not of the first piece. */
-			ret = read_to_cache(d, vdisk_block_of(&d->cache.meta, answer->offset), NULL);
+			ret = op_fetch(&d->engine, answer->offset);
 			answer->length = 0;
 		} else if (answer->kind == VDISK_DATA) {
 			if (read || d->passdown)
@@ -497,16 +508,6 @@ static void op_complete(struct vdisk_engine *e, struct vdisk_req *req, int error
 	r->end(r, error);
 }
 
-static int op_fetch(struct vdisk_engine *e, u64 offset)
-{
-	struct dmv *d = e->host;
-
-	offset = vdisk_block_of(&d->cache.meta, offset);
-	if (dmv_cache_has(&d->cache, offset))
-		return 0;
-	return read_to_cache(d, offset, NULL);
-}
-
 static int op_pin(struct vdisk_engine *e, u64 offset, struct vdisk_block **block)
 {
 	struct dmv *d = e->host;
@@ -543,7 +544,7 @@ static void op_bad_entry(struct vdisk_engine *e, const struct vdisk_map *answer)
 {
 	struct dmv *d = e->host;
 
-	DMERR_LIMIT("%s: the table entry at offset %llu of the image file points to %llu, where no data can be: check the image",
+	DMERR_LIMIT("%s: the table entry at offset %llu of the file cannot point to %llu: check it",
 		    dmv_name(d), answer->offset, answer->home);
 }
 
@@ -787,7 +788,7 @@ void dmv_host_close(struct dmv *d)
 	cancel_delayed_work_sync(&d->timer);
 	flush_work(&d->work);
 	if (vdisk_engine_dirty(&d->engine)) {
-		DMERR("%s: what was written last cannot be committed: it stays in memory until the device is removed",
+		DMERR("%s: what was written last cannot be committed: it is lost with the device",
 		      dmv_name(d));
 		return;
 	}

@@ -130,7 +130,7 @@ static struct dmv_block *get_block(struct dmv_cache *c, bool must)
 static void pin(struct dmv_cache *c, struct dmv_block *b, struct vdisk_block **pinned)
 {
 	lockdep_assert_held(&c->lock);
-	c->pinned += !b->pins++;
+	b->pins++;
 	*pinned = &b->block;
 }
 
@@ -179,7 +179,7 @@ void dmv_cache_unpin(struct dmv_cache *c, struct vdisk_block *block)
 	struct dmv_block *b = container_of(block, struct dmv_block, block);
 
 	spin_lock(&c->lock);
-	c->pinned -= !--b->pins;
+	b->pins--;
 	spin_unlock(&c->lock);
 }
 
@@ -193,7 +193,7 @@ void dmv_cache_drop(struct dmv_cache *c)
 
 u64 dmv_cache_kib(const struct dmv_cache *c)
 {
-	return (u64)READ_ONCE(c->count) * c->cost >> 10;
+	return DIV_ROUND_UP((u64)READ_ONCE(c->count) * c->cost, 1024);
 }
 
 static unsigned long count_objects(struct shrinker *s, struct shrink_control *sc)

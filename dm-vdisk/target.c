@@ -107,7 +107,7 @@ static int parse_parent(struct parser *p, size_t *end)
 	if (ret)
 		return ret;
 	if (!bdev_read_only(d->parent->bdev))
-		return refuse(p, "The device of feature 'parent' is not read-only: load its table with --readonly");
+		return refuse(p, "Feature 'parent': the device is not read-only");
 	return 0;
 }
 
@@ -144,7 +144,7 @@ static int parse_feature(struct parser *p, size_t *end, unsigned int *left)
 		return refuse(p, "Unknown feature");
 	}
 	if (!*left)
-		return refuse(p, "The last feature lacks its value, or the number of feature arguments is wrong");
+		return refuse(p, "The last feature lacks its value");
 	(*left)--;
 	if (!strcasecmp(name, "parent"))
 		return parse_parent(p, end);
@@ -186,7 +186,7 @@ static int parse_devices(struct parser *p, size_t *end)
 	if (ret)
 		return ret;
 	if (count != 1)
-		return refuse(p, "Number of devices: an image file on more than one device is not supported");
+		return refuse(p, "Number of devices: only one is supported");
 	ret = open_device(p, end, mode, &d->dev, "Cannot open the device that the file is on");
 	if (ret)
 		return ret;
@@ -296,7 +296,7 @@ static int check_file_bytes(struct parser *p)
 		return refuse(p, "Feature 'file_bytes': the file does not end in the last extent");
 	d->file_end = round_up(d->file_bytes, d->block);
 	if (d->cache_kib < 64 * (d->block >> SECTOR_SHIFT))
-		return refuse(p, "Feature 'cache_kib' is less than 64 for each 512 bytes of a logical block");
+		return refuse(p, "Feature 'cache_kib' holds less than 64 blocks of the device");
 	return 0;
 }
 
@@ -308,7 +308,7 @@ static int parse(struct parser *p, unsigned int argc, char **argv)
 	int ret;
 
 	if (argc < 5)
-		return refuse(p, "Usage: FORMAT #FEATURES [FEATURE ...] 1 DEVICE #EXTENTS EXTENT ...");
+		return refuse(p, "Arguments: FORMAT #FEATURES [FEATURE ...] 1 DEVICE #EXTENTS EXTENT ...");
 	ret = alloc_line(p, argc, argv);
 	if (ret)
 		return ret;
