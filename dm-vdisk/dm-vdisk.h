@@ -124,10 +124,10 @@ struct dmv_fetch {
 	bool stale; /* the engine may have changed a block meanwhile: use nothing of it */
 };
 
-#define DMV_FETCH_BYTES 4096 /* read ahead at most, if a block is not larger */
-#define DMV_FETCHES	32
+#define DMV_FETCH_BYTES	 4096 /* read ahead at most, if a block is not larger */
+#define DMV_FETCHES	 32
 #define DMV_ENGINE_BYTES (512 << 10)
-#define DMV_RESERVE	64 /* blocks of the cache that need no allocation */
+#define DMV_RESERVE	 64 /* blocks of the cache that need no allocation */
 
 /* What waits for the worker. */
 struct dmv_events {
@@ -189,8 +189,8 @@ struct dmv {
 	struct bio_set bios;
 	mempool_t jobs;
 	struct vdisk_action *starting, *starting_last; /* the engine's, not started yet */
-	u32 acting;		       /* started or waiting for it; the worker's */
-	struct bio_list starved;       /* waiting for a free fetch */
+	u32 acting;				       /* started or waiting for it; the worker's */
+	struct bio_list starved;		       /* waiting for a free fetch */
 	struct dmv_fetch *fetches;
 	u8 *fetch_buf; /* for reads that are waited for */
 	struct list_head free_fetches, running_fetches;
@@ -245,8 +245,7 @@ static inline u64 dmv_locate(struct dmv *d, u64 offset, u64 length, sector_t *se
 {
 	struct vdisk_extent piece;
 
-	if (offset >= d->file_end ||
-	    !vdisk_extents_at(&d->extents, offset >> SECTOR_SHIFT, &piece))
+	if (offset >= d->file_end || !vdisk_extents_at(&d->extents, offset >> SECTOR_SHIFT, &piece))
 		return 0;
 	*sector = piece.device;
 	length = min(length, d->file_end - offset);

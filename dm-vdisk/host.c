@@ -171,15 +171,14 @@ static void write_payload(struct dmv_job *job, struct vdisk_action *a)
 	if (bio_op(bio) == REQ_OP_WRITE)
 		send_to_file(job, bio, 0, a->offset, a->length, a->fua);
 	else
-		write_file(job, a->offset, a->length, NULL,
-			   REQ_SYNC | (a->fua ? REQ_FUA : 0));
+		write_file(job, a->offset, a->length, NULL, REQ_SYNC | (a->fua ? REQ_FUA : 0));
 }
 
 static void flush_device(struct dmv_job *job)
 {
-	job_submit(job, bio_alloc_bioset(job->d->dev->bdev, 0,
-					 REQ_OP_WRITE | REQ_PREFLUSH | REQ_SYNC, GFP_NOIO,
-					 &job->d->bios));
+	job_submit(job,
+		   bio_alloc_bioset(job->d->dev->bdev, 0, REQ_OP_WRITE | REQ_PREFLUSH | REQ_SYNC,
+				    GFP_NOIO, &job->d->bios));
 }
 
 static void action_ended(struct dmv_job *job)
@@ -311,7 +310,7 @@ static bool join_fetch(struct dmv *d, struct bio *bio, u64 offset)
 {
 	struct dmv_fetch *f;
 
-	list_for_each_entry(f, &d->running_fetches, list) {
+	list_for_each_entry (f, &d->running_fetches, list) {
 		if (offset < f->offset || offset - f->offset >= f->length || f->stale)
 			continue;
 		bio_list_add(&f->waiting, bio);
@@ -391,7 +390,7 @@ static void zero_part(struct bio *bio, u64 skip, u64 length)
 
 	bio_advance_iter(bio, &iter, skip);
 	iter.bi_size = length;
-	__bio_for_each_segment(vec, bio, at, iter)
+	__bio_for_each_segment (vec, bio, at, iter)
 		memzero_bvec(&vec);
 }
 
@@ -514,7 +513,7 @@ static int op_pin(struct vdisk_engine *e, u64 offset, struct vdisk_block **block
 	struct dmv_fetch *f;
 
 	/* What is being read now is older than what will be written. */
-	list_for_each_entry(f, &d->running_fetches, list)
+	list_for_each_entry (f, &d->running_fetches, list)
 		if (offset >= f->offset && offset - f->offset < f->length)
 			f->stale = true;
 	if (dmv_cache_pin(&d->cache, offset, block))
@@ -597,7 +596,7 @@ static void handle_events(struct dmv *d, struct dmv_events *ev)
 		process(d, bio);
 	while ((bio = bio_list_pop(&ev->bios)))
 		process(d, bio);
-	list_for_each_entry_safe(call, next, &ev->calls, list)
+	list_for_each_entry_safe (call, next, &ev->calls, list)
 		vdisk_engine_submit(&d->engine, &call->r.req);
 	if (ev->commit)
 		vdisk_engine_commit(&d->engine);
@@ -616,8 +615,8 @@ static void show(struct dmv *d)
 		room = d->vd->format->room(d->vd, space) >> SECTOR_SHIFT;
 	WRITE_ONCE(d->shown.mode, d->engine.mode);
 	WRITE_ONCE(d->shown.allocated, space->known ? space->allocated : U64_MAX);
-	WRITE_ONCE(d->shown.total, DIV_ROUND_UP_ULL(d->vd->info.virtual_size,
-						    1ULL << d->vd->unit_shift));
+	WRITE_ONCE(d->shown.total,
+		   DIV_ROUND_UP_ULL(d->vd->info.virtual_size, 1ULL << d->vd->unit_shift));
 	WRITE_ONCE(d->shown.room, room);
 	WRITE_ONCE(d->shown.commits, d->engine.commits);
 }

@@ -81,8 +81,7 @@ static int map_data(struct dmv *d, struct bio *bio, u64 offset, const struct vdi
 	 * The pointer that led here may not be durable yet. Asking after the tables were read is
 	 * right: when the commit that changed them has ended by now, it is.
 	 */
-	if (bio->bi_opf & REQ_FUA && op_is_write(bio_op(bio)) &&
-	    vdisk_engine_dirty(&d->engine))
+	if (bio->bi_opf & REQ_FUA && op_is_write(bio_op(bio)) && vdisk_engine_dirty(&d->engine))
 		return defer_unit(d, bio, offset);
 	return remap(d, bio, m->offset, m->length);
 }

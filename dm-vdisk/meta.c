@@ -26,8 +26,8 @@ static struct dmv_block *find(struct dmv_cache *c, u64 offset)
 {
 	struct dmv_block *b;
 
-	hlist_for_each_entry_rcu(b, bucket_of(c, offset), hash,
-				 lockdep_is_held(&c->lock) || lockdep_is_held(c->owner))
+	hlist_for_each_entry_rcu (b, bucket_of(c, offset), hash,
+				  lockdep_is_held(&c->lock) || lockdep_is_held(c->owner))
 		if (b->block.offset == offset)
 			return b;
 	return NULL;
@@ -234,8 +234,7 @@ int dmv_cache_init(struct dmv_cache *c, struct mutex *owner, u32 block, u32 kib)
 	c->meta.peek = peek;
 	c->owner = owner;
 	c->shift = ilog2(block);
-	c->cost = roundup_pow_of_two(sizeof(struct dmv_block)) + block +
-		  sizeof(struct hlist_head);
+	c->cost = roundup_pow_of_two(sizeof(struct dmv_block)) + block + sizeof(struct hlist_head);
 	c->limit = max_t(u64, ((u64)kib << 10) / c->cost, DMV_RESERVE);
 	c->bits = buckets_bits(c->limit);
 	spin_lock_init(&c->lock);
@@ -269,7 +268,7 @@ void dmv_cache_exit(struct dmv_cache *c)
 	compat_shrinker_free(c->shrinker);
 	/* What a failed commit left pinned goes too. */
 	spin_lock(&c->lock);
-	list_for_each_entry(b, &c->clock, clock)
+	list_for_each_entry (b, &c->clock, clock)
 		b->pins = 0;
 	evict(c, U32_MAX, true);
 	spin_unlock(&c->lock);

@@ -230,8 +230,8 @@ static int parse_extent(struct parser *p, size_t *end)
 	}
 	ret = vdisk_extents_add(&d->extents, first, count);
 	if (ret)
-		refuse(p, ret == -ENOMEM ? "Not enough memory for the extents" :
-					   "The extents are too long");
+		refuse(p, ret == -ENOMEM ? "Not enough memory for the extents"
+					 : "The extents are too long");
 	return ret;
 }
 
@@ -308,7 +308,9 @@ static int parse(struct parser *p, unsigned int argc, char **argv)
 	int ret;
 
 	if (argc < 5)
-		return refuse(p, "Arguments: FORMAT #FEATURES [FEATURE ...] 1 DEVICE #EXTENTS EXTENT ...");
+		return refuse(
+			p,
+			"Arguments: FORMAT #FEATURES [FEATURE ...] 1 DEVICE #EXTENTS EXTENT ...");
 	ret = alloc_line(p, argc, argv);
 	if (ret)
 		return ret;
@@ -425,7 +427,7 @@ static bool claim_file(struct dmv *d)
 	bool free = true;
 
 	mutex_lock(&devices_lock);
-	list_for_each_entry(other, &devices, list) {
+	list_for_each_entry (other, &devices, list) {
 		if (d->ro || other == d || !other->writer || !same_file(d, other))
 			continue;
 		DMERR("%s: the file at sector %llu of %s is open for writing already, by %s",
@@ -467,7 +469,8 @@ int dmv_check_image(struct dmv *d, const struct vdisk *vd)
 	else if (!info->needs_parent && d->parent)
 		DMERR("%s: feature 'parent' is given, but the image has none", dmv_name(d));
 	else if (d->seen && !same_identity(d, info))
-		DMERR("%s: this is another image now (id %pUb instead of %pUb): load the table again",
+		DMERR("%s: this is another image now (id %pUb instead of %pUb): load the table "
+		      "again",
 		      dmv_name(d), info->uuid, d->seen_uuid);
 	else
 		return 0;
@@ -521,7 +524,7 @@ static void print_error(struct dmv *d, int code, const struct vdisk_error *err)
 
 static void open_image(struct dmv *d)
 {
-	struct vdisk_error err = { };
+	struct vdisk_error err = {};
 	int ret = -EINVAL;
 
 	d->failed = false;
@@ -574,18 +577,18 @@ static const char *number(char *to, size_t size, u64 value)
 
 static struct dmv_stats sum_stats(struct dmv *d)
 {
-	struct dmv_stats sum = { };
+	struct dmv_stats sum = {};
 	int cpu;
 
-	for_each_possible_cpu(cpu) {
+	for_each_possible_cpu (cpu) {
 		sum.hits += per_cpu_ptr(d->stats, cpu)->hits;
 		sum.misses += per_cpu_ptr(d->stats, cpu)->misses;
 	}
 	return sum;
 }
 
-static void vdisk_status(struct dm_target *ti, status_type_t type, unsigned int flags,
-			 char *result, unsigned int maxlen)
+static void vdisk_status(struct dm_target *ti, status_type_t type, unsigned int flags, char *result,
+			 unsigned int maxlen)
 {
 	struct dmv *d = ti->private;
 	struct dmv_shown s = d->shown;
@@ -689,7 +692,7 @@ static int before_reboot(struct notifier_block *nb, unsigned long action, void *
 	struct dmv *d;
 
 	mutex_lock(&devices_lock);
-	list_for_each_entry(d, &devices, list)
+	list_for_each_entry (d, &devices, list)
 		dmv_commit_wait(d, REBOOT_TIMEOUT);
 	mutex_unlock(&devices_lock);
 	return NOTIFY_DONE;
