@@ -310,7 +310,7 @@ static bool join_fetch(struct dmv *d, struct bio *bio, u64 offset)
 {
 	struct dmv_fetch *f;
 
-	list_for_each_entry (f, &d->running_fetches, list) {
+	list_for_each_entry(f, &d->running_fetches, list) {
 		if (offset < f->offset || offset - f->offset >= f->length || f->stale)
 			continue;
 		bio_list_add(&f->waiting, bio);
@@ -390,7 +390,7 @@ static void zero_part(struct bio *bio, u64 skip, u64 length)
 
 	bio_advance_iter(bio, &iter, skip);
 	iter.bi_size = length;
-	__bio_for_each_segment (vec, bio, at, iter)
+	__bio_for_each_segment(vec, bio, at, iter)
 		memzero_bvec(&vec);
 }
 
@@ -513,7 +513,7 @@ static int op_pin(struct vdisk_engine *e, u64 offset, struct vdisk_block **block
 	struct dmv_fetch *f;
 
 	/* What is being read now is older than what will be written. */
-	list_for_each_entry (f, &d->running_fetches, list)
+	list_for_each_entry(f, &d->running_fetches, list)
 		if (offset >= f->offset && offset - f->offset < f->length)
 			f->stale = true;
 	if (dmv_cache_pin(&d->cache, offset, block))
@@ -596,7 +596,7 @@ static void handle_events(struct dmv *d, struct dmv_events *ev)
 		process(d, bio);
 	while ((bio = bio_list_pop(&ev->bios)))
 		process(d, bio);
-	list_for_each_entry_safe (call, next, &ev->calls, list)
+	list_for_each_entry_safe(call, next, &ev->calls, list)
 		vdisk_engine_submit(&d->engine, &call->r.req);
 	if (ev->commit)
 		vdisk_engine_commit(&d->engine);

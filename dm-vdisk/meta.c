@@ -26,8 +26,8 @@ static struct dmv_block *find(struct dmv_cache *c, u64 offset)
 {
 	struct dmv_block *b;
 
-	hlist_for_each_entry_rcu (b, bucket_of(c, offset), hash,
-				  lockdep_is_held(&c->lock) || lockdep_is_held(c->owner))
+	hlist_for_each_entry_rcu(b, bucket_of(c, offset), hash,
+				 lockdep_is_held(&c->lock) || lockdep_is_held(c->owner))
 		if (b->block.offset == offset)
 			return b;
 	return NULL;
@@ -268,7 +268,7 @@ void dmv_cache_exit(struct dmv_cache *c)
 	compat_shrinker_free(c->shrinker);
 	/* What a failed commit left pinned goes too. */
 	spin_lock(&c->lock);
-	list_for_each_entry (b, &c->clock, clock)
+	list_for_each_entry(b, &c->clock, clock)
 		b->pins = 0;
 	evict(c, U32_MAX, true);
 	spin_unlock(&c->lock);

@@ -427,7 +427,7 @@ static bool claim_file(struct dmv *d)
 	bool free = true;
 
 	mutex_lock(&devices_lock);
-	list_for_each_entry (other, &devices, list) {
+	list_for_each_entry(other, &devices, list) {
 		if (d->ro || other == d || !other->writer || !same_file(d, other))
 			continue;
 		DMERR("%s: the file at sector %llu of %s is open for writing already, by %s",
@@ -469,9 +469,8 @@ int dmv_check_image(struct dmv *d, const struct vdisk *vd)
 	else if (!info->needs_parent && d->parent)
 		DMERR("%s: feature 'parent' is given, but the image has none", dmv_name(d));
 	else if (d->seen && !same_identity(d, info))
-		DMERR("%s: this is another image now (id %pUb instead of %pUb): load the table "
-		      "again",
-		      dmv_name(d), info->uuid, d->seen_uuid);
+		DMERR("%s: this is another image now (id %pUb instead of %pUb)", dmv_name(d),
+		      info->uuid, d->seen_uuid);
 	else
 		return 0;
 	return -EINVAL;
@@ -580,7 +579,7 @@ static struct dmv_stats sum_stats(struct dmv *d)
 	struct dmv_stats sum = {};
 	int cpu;
 
-	for_each_possible_cpu (cpu) {
+	for_each_possible_cpu(cpu) {
 		sum.hits += per_cpu_ptr(d->stats, cpu)->hits;
 		sum.misses += per_cpu_ptr(d->stats, cpu)->misses;
 	}
@@ -692,7 +691,7 @@ static int before_reboot(struct notifier_block *nb, unsigned long action, void *
 	struct dmv *d;
 
 	mutex_lock(&devices_lock);
-	list_for_each_entry (d, &devices, list)
+	list_for_each_entry(d, &devices, list)
 		dmv_commit_wait(d, REBOOT_TIMEOUT);
 	mutex_unlock(&devices_lock);
 	return NOTIFY_DONE;
