@@ -18,7 +18,7 @@
 #   gap=SECTORS        the longest gap (9)
 #   room=BYTES         between the last block and the footer; full of stale bytes, like all gaps
 #   extra=ENTRIES      of the table, more than the size needs
-#   footer=good|lost|cut|511   lost: stale bytes in its place; cut: the file ends before it; 511: its last byte is missing
+#   footer=good|lost|cut|511   stale bytes in its place; the file ends before it; without its last byte
 #   space=bytes|sectors        the unit of Platform Data Space: the specification says sectors, Hyper-V writes bytes
 #   locators=w2ru,w2ku,macx    which, in which order
 #   time=SECONDS uuid=HEX
@@ -361,6 +361,58 @@ sub put_gaps {
 		}
 		$at = round_up($_->{at} + $_->{bytes}, SECTOR);
 	}
+}
+
+# ---- reading ----
+
+# What the image says, read anew: after somebody else has written to it.
+sub read_tables {
+	my ($path) = @_;
+	open my $file, '<:raw', $path or die "makevhd: $path: $!\n";
+	my $get = sub {
+		my ($at, $n) = @_;
+		seek $file, $at, SEEK_SET;
+		read($file, my $bytes, $n) == $n or die "makevhd: $path: nothing at $at\n";
+		return $bytes;
+	};
+	my $header_at = mkvhd::get(footer_of($path), 'data_offset');
+	my $header = $get->($header_at, HEADER);
+	my $block = get($header, 'block_size');
+	my $table_at = get($header, 'table_offset');
+	my @entries = unpack 'N*', $get->($table_at, 4 * get($header, 'entries'));
+	my $bitmap_bytes = round_up($block / SECTOR / 8, SECTOR);
+	return {
+		get => $get, block => $block, bitmap_bytes => $bitmap_bytes, table_at => $table_at,
+		entries => \@entries, type => mkvhd::get(footer_of($path), 'type'),
+		blocks => {map { $entries[$_] == NOWHERE ? () : ($_ => $entries[$_] * SECTOR) } 0 .. $#entries},
+	};
+}
+
+sub bits {
+	my ($tables, $index) = @_;
+	my $bytes = $tables->{get}($tables->{blocks}{$index}, $tables->{bitmap_bytes});
+	return substr unpack('B*', $bytes), 0, $tables->{block} / SECTOR;
+}
+
+# The first $size bytes of the disk; $below is what the parent's disk holds.
+sub contents {
+	my ($path, $size, $below) = @_;
+	my $tables = read_tables($path);
+	my $disk = substr $below // '', 0, $size;
+	$disk .= "\0" x ($size - length $disk);
+	for my $index (keys %{$tables->{blocks}}) {
+		my $start = $index * $tables->{block};
+		next if $start >= $size;
+		my $bytes = $tables->{get}($tables->{blocks}{$index} + $tables->{bitmap_bytes}, $tables->{block});
+		my $bits = $tables->{type} == 4 ? bits($tables, $index) : '1' x ($tables->{block} / SECTOR);
+		while ($bits =~ /1+/g) {
+			my ($at, $n) = ($-[0] * SECTOR, ($+[0] - $-[0]) * SECTOR);
+			last if $start + $at >= $size;
+			$n = $size - $start - $at if $n > $size - $start - $at;
+			substr($disk, $start + $at, $n) = substr $bytes, $at, $n;
+		}
+	}
+	return $disk;
 }
 
 sub main {
