@@ -9,6 +9,7 @@
  *   write OFFSET LENGTH SEED   words: SEED, and the number of the 8 bytes on the disk, big-endian
  *   zero OFFSET LENGTH
  *   read OFFSET LENGTH         the bytes as hex digits
+ *   copy PATH                  the whole disk to a new file, in pieces of all sizes
  *   flush
  *   reopen                     closes, and opens again
  *   usage                      "ALLOCATED ROOM" in bytes
@@ -101,6 +102,30 @@ static void do_read(uint64_t offset, uint64_t len)
 	free(buf);
 }
 
+static void do_copy(const char *path)
+{
+	static const size_t pieces[] = { 512, 1, 511, 4096, 70001, 65536, 1000003, 1 << 20, 3 };
+	uint64_t size = vdisk_info(vd)->virtual_size, at = 0;
+	unsigned char *buf = buffer(1 << 20);
+	FILE *f = fopen(path, "w");
+	int ret = f ? 0 : -errno;
+
+	for (size_t i = 0; at < size && !ret; i++) {
+		size_t len = pieces[i % (sizeof(pieces) / sizeof(*pieces))];
+
+		if (len > size - at)
+			len = size - at;
+		ret = vdisk_pread(vd, buf, len, at);
+		if (!ret && fwrite(buf, 1, len, f) != len)
+			ret = -errno;
+		at += len;
+	}
+	if (f && fclose(f) && !ret)
+		ret = -errno;
+	answer(ret);
+	free(buf);
+}
+
 static void do_usage(void)
 {
 	struct vdisk_usage usage;
@@ -168,9 +193,20 @@ static void do_reopen(void)
 	puts("ok");
 }
 
-static void perform(const char *verb, uint64_t a, uint64_t b, uint64_t c)
+static void perform(const char *line)
 {
-	if (!strcmp(verb, "write"))
+	char verb[16], path[200] = "";
+	uint64_t a = 0, b = 0, c = 0;
+
+	if (sscanf(line, "%15s %" SCNu64 " %" SCNu64 " %" SCNu64, verb, &a, &b, &c) < 1)
+		return;
+	if (!strcmp(verb, "die")) {
+		fflush(stdout);
+		_exit(0);
+	}
+	if (sscanf(line, "copy %199s", path) == 1)
+		do_copy(path);
+	else if (!strcmp(verb, "write"))
 		do_write(a, b, c);
 	else if (!strcmp(verb, "zero"))
 		answer(vdisk_write_zeroes(vd, b, a));
@@ -194,7 +230,7 @@ static void perform(const char *verb, uint64_t a, uint64_t b, uint64_t c)
 
 int main(int argc, char **argv)
 {
-	char line[256], verb[16];
+	char line[256];
 	int option, ret;
 
 	while ((option = getopt(argc, argv, "rf:p:")) != -1) {
@@ -215,15 +251,7 @@ int main(int argc, char **argv)
 	if (open_image())
 		return 1;
 	while (fgets(line, sizeof(line), stdin)) {
-		uint64_t a = 0, b = 0, c = 0;
-
-		if (sscanf(line, "%15s %" SCNu64 " %" SCNu64 " %" SCNu64, verb, &a, &b, &c) < 1)
-			continue;
-		if (!strcmp(verb, "die")) {
-			fflush(stdout);
-			_exit(0);
-		}
-		perform(verb, a, b, c);
+		perform(line);
 		fflush(stdout);
 	}
 	ret = vdisk_close_files(vd);
