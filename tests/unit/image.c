@@ -88,7 +88,8 @@ struct field {
 	size_t at, bytes;
 };
 
-static const struct field VERSION = { 12, 4 }, CREATOR = { 28, 4 }, SIZE = { 48, 8 };
+static const struct field VERSION = { 12, 4 }, DATA_OFFSET = { 16, 8 }, CREATOR = { 28, 4 },
+			  SIZE = { 48, 8 };
 static const struct field GEOMETRY = { 56, 4 }, TYPE = { 60, 4 }, SAVED_STATE = { 84, 1 };
 
 #define CHS(c, h, s) ((uint64_t)(c) << 16 | (h) << 8 | (s))
@@ -148,14 +149,48 @@ static struct file changed_vhd(uint64_t size, struct field field, uint64_t value
 	return f;
 }
 
-/* A dynamic image begins with a copy of its footer; tables and data are of no interest yet. */
+/* "Dynamic Disk Header Format" */
+enum header { HEADER = FOOTER, HEADER_BYTES = 1024, BAT = HEADER + HEADER_BYTES };
+
+static void put_header_checksum(uint8_t *header)
+{
+	uint32_t sum = 0;
+
+	put(header + 36, 4, 0);
+	for (int i = 0; i < HEADER_BYTES; i++)
+		sum += header[i];
+	put(header + 36, 4, (uint32_t)~sum);
+}
+
+/* A dynamic image of 6 MiB with blocks of 2 MiB, none of which has a place. */
 static struct file dynamic_file(void)
 {
-	struct file f = changed_vhd(1024, TYPE, 3);
+	struct file f = data_file(BAT + 2 * FOOTER);
+	uint8_t *h = f.end + HEADER;
 
-	change(footer_of(&f), SIZE, 64 * GIB);
+	make_footer(footer_of(&f), 6 << 20);
+	change(footer_of(&f), TYPE, 3);
+	change(footer_of(&f), DATA_OFFSET, HEADER);
 	memcpy(f.end, footer_of(&f), FOOTER);
-	memcpy(f.end + FOOTER, "cxsparse", 8);
+	memset(h, 0, HEADER_BYTES);
+	memcpy(h, "cxsparse", 8);
+	put(h + 8, 8, UINT64_MAX);
+	put(h + 16, 8, BAT);
+	put(h + 24, 4, 0x00010000);
+	put(h + 28, 4, 3);
+	put(h + 32, 4, 2 << 20);
+	put_header_checksum(h);
+	memset(f.end + BAT, 0xff, FOOTER);
+	return f;
+}
+
+/* The same with another value in its header. */
+static struct file dynamic_with(size_t at, size_t bytes, uint64_t value)
+{
+	struct file f = dynamic_file();
+
+	put(f.end + HEADER + at, bytes, value);
+	put_header_checksum(f.end + HEADER);
 	return f;
 }
 
@@ -378,20 +413,11 @@ static void test_vhd_sizes(void)
 		"offset 48: footer.current_size says an empty disk: found 0, expected 0");
 }
 
-#define DYNAMIC                                                                                 \
-	"offset %d: footer.disk_type says a dynamic VHD, which is not supported yet: found 3, " \
-	"expected 2; make a fixed one: qemu-img convert -f vpc -O vpc -o "                      \
-	"subformat=fixed,force_size OLD NEW"
-
 static void test_vhd_types(void)
 {
 	static const uint32_t damaged[] = { 0, 1, 5, 6, 7, 0x02000000, UINT32_MAX };
 
 	accepts(changed_vhd(1024, TYPE, 2), NULL, "vhd", 1024, "disk type 2");
-	refuses(changed_vhd(1024, TYPE, 3), NULL, -EOPNOTSUPP, "dynamic", DYNAMIC, 1084);
-	refuses(changed_vhd(1024, TYPE, 4), NULL, -EOPNOTSUPP, "differencing",
-		"offset 1084: footer.disk_type says a differencing VHD, which is not supported "
-		"yet: found 4, expected 2; merge it into its parent, then convert to a fixed VHD");
 	for (size_t i = 0; i < sizeof(damaged) / sizeof(damaged[0]); i++)
 		refuses(changed_vhd(1024, TYPE, damaged[i]), NULL, -EUCLEAN, "no disk type",
 			"offset 1084: footer.disk_type is none that VHD has: found %u, expected 2",
@@ -477,16 +503,57 @@ static void test_vhd_named(void)
 			sizes[i] < FOOTER ? 0 : sizes[i] - FOOTER);
 }
 
+static void test_dynamic_header(void)
+{
+	refuses(dynamic_with(0, 1, 'C'), NULL, -EUCLEAN, "another header",
+		"offset 512: header.cookie is not a dynamic VHD header's: found \"Cxsparse\" "
+		"(0x4378737061727365), expected \"cxsparse\" (0x6378737061727365); repair a copy "
+		"of the image first");
+	refuses(dynamic_with(24, 4, 0x20000), NULL, -EOPNOTSUPP, "a later version",
+		"offset 536: header.version is of a VHD version that is not known: found 0x20000, "
+		"expected 0x10000");
+	refuses(dynamic_with(32, 4, 3 << 20), NULL, -EOPNOTSUPP, "an odd block size",
+		"offset 544: header.block_size is no power of two from 4 KiB to 64 MiB: found "
+		"3145728, expected 2097152");
+	refuses(dynamic_with(32, 4, 128 << 20), NULL, -EOPNOTSUPP, "a large block size",
+		"offset 544: header.block_size is no power of two from 4 KiB to 64 MiB: found "
+		"134217728, expected 2097152");
+	refuses(dynamic_with(28, 4, 2), NULL, -EUCLEAN, "a BAT that is too small",
+		"offset 540: header.max_table_entries is too small for the size of the disk: found "
+		"2, expected 3");
+	for (uint64_t at = 0; at < BAT; at += 512)
+		refuses(dynamic_with(16, 8, at), NULL, -EUCLEAN, "a BAT in the headers",
+			"offset 528: header.table_offset points into the headers: found %" PRIu64
+			", expected 1536",
+			at);
+	refuses(dynamic_with(28, 4, 129), NULL, -EUCLEAN, "a BAT that is too long",
+		"offset 528: header.table_offset does not point at a table on a sector boundary "
+		"inside the file: found 1536, expected 1536");
+	refuses(dynamic_with(16, 8, UINT64_MAX - 511), NULL, -EUCLEAN, "a BAT far away",
+		"offset 528: header.table_offset does not point at a table on a sector boundary "
+		"inside the file: found 18446744073709551104, expected 1536");
+	accepts(dynamic_with(28, 4, 128), NULL, "vhd", 6 << 20, "a BAT up to the footer");
+}
+
 static void test_vhd_dynamic(void)
 {
 	struct file f = dynamic_file();
 
-	refuses(f, NULL, -EOPNOTSUPP, "a dynamic image", DYNAMIC, 1084);
+	accepts(f, NULL, "vhd", 6 << 20, "a dynamic image");
+	change(f.end, SIZE, 5 << 20);
+	accepts(f, NULL, "vhd", 5 << 20, "of two good footers the first counts");
+	f = dynamic_file();
+	f.end[FOOTER - 1]++;
+	accepts(f, NULL, "vhd", 6 << 20, "a damaged copy of the footer");
+	f = dynamic_file();
 	memset(footer_of(&f), 0, FOOTER);
 	probes(f, "vhd", "a dynamic image that lost its last footer");
-	refuses(f, NULL, -EOPNOTSUPP, "a dynamic image without its last footer", DYNAMIC, 60);
+	accepts(f, NULL, "vhd", 6 << 20, "a dynamic image without its last footer");
 	f.n = f.size = 1000;
-	refuses(f, NULL, -EOPNOTSUPP, "a dynamic image that was cut short", DYNAMIC, 60);
+	refuses(f, NULL, -EUCLEAN, "a dynamic image that was cut short",
+		"offset 16: footer.data_offset does not point at a header behind the footer's copy "
+		"and inside the file: found 512, expected 512");
+	test_dynamic_header();
 
 	/* A disk may begin with a footer, as a file in it may: the last one is the image's. */
 	f = vhd_file(1024, FOOTER);
@@ -557,7 +624,8 @@ static void test_reader(void)
 	test_failing_reads(vhd_file(1024, 512), "vhd", 0, "VHD by name");
 	test_failing_reads(vhd_file(1024, 511), NULL, 0, "VHD of 511");
 	test_failing_reads(data_file(4096), "vhd", -EUCLEAN, "raw called VHD");
-	test_failing_reads(lost, NULL, -EOPNOTSUPP, "dynamic VHD without its last footer");
+	test_failing_reads(dynamic_file(), NULL, 0, "dynamic VHD");
+	test_failing_reads(lost, NULL, 0, "dynamic VHD without its last footer");
 
 	vdisk_close(open_file(&f, NULL).vd);
 	ok(f.bytes <= 4096, "2040 GiB are opened with %" PRIu64 " bytes read", f.bytes);
@@ -643,12 +711,30 @@ static void test_pread(size_t footer_bytes)
 
 /* ---- damage ---- */
 
+/* Of a dynamic image without blocks. */
+static bool maps_zeros(struct vdisk *vd, uint64_t length)
+{
+	struct vdisk_map m = { VDISK_DATA, 1, 2, 3 };
+
+	return !vdisk_map(vd, 0, length, &m) && m.kind == VDISK_ZERO && m.length == length;
+}
+
+static bool maps_all(struct vdisk *vd, uint64_t file_size)
+{
+	uint64_t size = vdisk_info(vd)->virtual_size;
+
+	if (!size || size % 512)
+		return false;
+	if (vdisk_info(vd)->block_size)
+		return maps_zeros(vd, size);
+	return size <= file_size && maps(vd, 0, size);
+}
+
 /* Whatever is in the file: an error that says what, or a disk that lies inside the file. */
 static bool sane(struct file *f, const char *format, int *ret)
 {
 	struct opened o = open_file(f, format);
-	uint64_t size = o.vd ? vdisk_info(o.vd)->virtual_size : 0;
-	bool good = o.vd ? size && size % 512 == 0 && size <= f->size && maps(o.vd, 0, size)
+	bool good = o.vd ? maps_all(o.vd, f->size)
 			 : (o.ret == -EUCLEAN || o.ret == -EOPNOTSUPP) && o.err.problem;
 
 	*ret = o.ret;
@@ -658,12 +744,11 @@ static bool sane(struct file *f, const char *format, int *ret)
 
 /* A single wrong bit is always found: by the checksum, or because the cookie is lost. The byte
  * that a footer of 511 bytes lacks has none. */
-static void test_every_bit(struct file f, const char *name)
+static void test_every_bit(struct file f, size_t data, size_t end, const char *name)
 {
-	const size_t data = 1024;
 	int bits = 0, found = 0;
 
-	for (size_t i = data; i < f.n; i++)
+	for (size_t i = data; i < end; i++)
 		for (int bit = 0; bit < 8; bit++) {
 			int probed, named;
 
@@ -713,8 +798,8 @@ static void test_random(uint64_t seed)
 	printf("# seed %" PRIu64 "\n", seed);
 	state = seed ? seed : 1;
 	for (; round < rounds && good; round++) {
-		struct file f =
-			random_below(4) ? vhd_file(512 * random_below(64), FOOTER) : dynamic_file();
+		bool fixed = random_below(4);
+		struct file f = fixed ? vhd_file(512 * random_below(64), FOOTER) : dynamic_file();
 		bool shorter = !random_below(4); /* a footer of 511 */
 
 		mutate(&f);
@@ -749,9 +834,9 @@ int main(int argc, char **argv)
 	test_map(vhd_file(1024, 511), "a VHD with a footer of 511 bytes");
 	test_pread(512);
 	test_pread(511);
-	test_every_bit(vhd_file(1024, 512), "a footer of 512 bytes");
-	test_every_bit(vhd_file(1024, 511), "a footer of 511 bytes");
-	test_every_bit(dynamic_file(), "the footer of a dynamic image");
+	test_every_bit(vhd_file(1024, 512), 1024, 1536, "a footer of 512 bytes");
+	test_every_bit(vhd_file(1024, 511), 1024, 1535, "a footer of 511 bytes");
+	test_every_bit(dynamic_file(), HEADER, BAT, "the header of a dynamic image");
 	test_random(argc > 1 ? strtoull(argv[1], NULL, 0) : 20061011);
 	printf("1..%d\n", tests);
 	return failed != 0;
