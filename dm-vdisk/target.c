@@ -308,9 +308,7 @@ static int parse(struct parser *p, unsigned int argc, char **argv)
 	int ret;
 
 	if (argc < 5)
-		return refuse(
-			p,
-			"Arguments: FORMAT #FEATURES [FEATURE ...] 1 DEVICE #EXTENTS EXTENT ...");
+		return refuse(p, "Too few arguments: format, features, device and extents");
 	ret = alloc_line(p, argc, argv);
 	if (ret)
 		return ret;
