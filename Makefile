@@ -35,7 +35,8 @@ LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
 LIB_PIC  := $(LIB_SRC:%.c=$(B)/%.pic.o)
 MAP_OBJ  := $(MAP_SRC:%.c=$(B)/%.o)
 UNITS    := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
-TOOLS    := $(B)/tests/ntfsforge
+FORGE    := $(filter-out tests/tools/vdiskio.c,$(wildcard tests/tools/*.c))
+TOOLS    := $(B)/tests/ntfsforge $(B)/tests/vdiskio $(B)/tests/powercut
 SOVER    := 0
 
 all: $(B)/bin/ntfsmap $(B)/libvdisk.a $(B)/libvdisk.so $(B)/libvdisk.pc
@@ -72,8 +73,14 @@ $(B)/bin/ntfsmap: $(MAP_OBJ) $(B)/libvdisk.a
 $(B)/tests/%: $(B)/tests/unit/%.o $(B)/libvdisk.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
 
-$(B)/tests/ntfsforge: $(patsubst %.c,$(B)/%.o,$(wildcard tests/tools/*.c))
+$(B)/tests/ntfsforge: $(FORGE:%.c=$(B)/%.o)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs libntfs-3g)
+
+$(B)/tests/powercut: $(patsubst %.c,$(B)/%.o,$(wildcard tests/crash/*.c)) $(B)/libvdisk.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
+
+$(B)/tests/vdiskio: $(B)/tests/tools/vdiskio.o $(B)/libvdisk.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
 
 # Everything that the tests run; separate from the tests, so that prove starts when all is there.
 tools: all $(UNITS) $(TOOLS)

@@ -221,15 +221,6 @@ static void end_reqs(struct vdisk_engine *e, struct vdisk_queue *q, int error)
 		end_req(e, req, error);
 }
 
-/* In place: the mapping is durable, or will be when the running commit is. */
-static void finish_in_place(struct vdisk_engine *e, struct vdisk_req *req, int error)
-{
-	if (!error && req->fua && e->state != VDISK_IDLE)
-		push(&e->flushing, req);
-	else
-		end_req(e, req, error);
-}
-
 static void finish_in_unit(struct vdisk_engine *e, struct vdisk_req *req, int error)
 {
 	struct vdisk_unit *u = req->unit;
@@ -247,8 +238,8 @@ static void data_done(struct vdisk_engine *e, struct vdisk_action *a, int error)
 {
 	if (a->req->unit)
 		finish_in_unit(e, a->req, error);
-	else
-		finish_in_place(e, a->req, error);
+	else /* in place: a mapping that is not durable still has its unit */
+		end_req(e, a->req, error);
 }
 
 static void start_data(struct vdisk_engine *e, struct vdisk_req *req, u64 offset)

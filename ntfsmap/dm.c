@@ -68,12 +68,6 @@ static int fail_task(int error, const char *what, const char *name)
 {
 	if (error == EBUSY)
 		return fail(BUSY, "%s %s: busy (%s)", what, name, library_error);
-	if (error == EINVAL)
-		return fail(
-			SYSTEM,
-			"%s %s: the kernel refused the table (%s); dmesg says why, and holes need "
-			"the target zero: modprobe dm-zero",
-			what, name, library_error);
 	return fail(error == EEXIST ? BUSY : SYSTEM, "%s %s: %s (%s)", what, name, strerror(error),
 		    library_error[0] ? library_error : "no more is known; see dmesg");
 }
@@ -262,6 +256,14 @@ static void free_lines(struct dm_line *lines, size_t n)
 	free(lines);
 }
 
+const struct dm_device *dm_find(const struct dm_devices *all, dev_t dev)
+{
+	for (size_t i = 0; i < all->n; i++)
+		if (all->v[i].dev == dev)
+			return &all->v[i];
+	return NULL;
+}
+
 void dm_device_free(struct dm_device *d)
 {
 	free_lines(d->lines, d->n);
@@ -279,56 +281,60 @@ void dm_devices_free(struct dm_devices *all)
 	*all = (struct dm_devices){ 0 };
 }
 
-bool dm_linear_line(const struct dm_line *line, dev_t *dev, uint64_t *offset)
+static bool has_target(const char *type)
 {
-	unsigned int maj, min;
+	struct dm_task *t = new_task(DM_DEVICE_LIST_VERSIONS, NULL);
+	struct dm_versions *v = t && dm_task_run(t) ? dm_task_get_versions(t) : NULL;
+	bool found = false;
+	uint32_t next = 0;
 
-	if (!strcmp(line->type, "linear")) {
-		if (sscanf(line->params, "%u:%u %" SCNu64, &maj, &min, offset) != 3)
-			return false;
-	} else if (strcmp(line->type, "striped") ||
-		   sscanf(line->params, "1 %*u %u:%u %" SCNu64, &maj, &min, offset) != 3) {
-		return false;
-	}
-	*dev = makedev(maj, min);
-	return true;
+	if (v)
+		do {
+			v = (struct dm_versions *)((char *)v + next);
+			next = v->next;
+			found = !strcmp(v->name, type);
+		} while (next && !found);
+	if (t)
+		dm_task_destroy(t);
+	return found;
 }
 
-bool dm_plan_of(const struct dm_device *d, struct plan *plan, dev_t *dev)
+/* The kernel has asked for the module of a target that it did not know before it says EINVAL. */
+static int fail_table(int error, const char *what, const char *name, const struct plan *plan)
 {
-	bool ok = true;
+	char *said = text_copy(library_error);
+	int code;
 
-	*plan = (struct plan){ .readonly = d->readonly };
-	*dev = 0;
-	for (size_t i = 0; i < d->n && ok; i++) {
-		const struct dm_line *line = &d->lines[i];
-		uint64_t offset = VDISK_HOLE;
-		dev_t on = *dev;
-
-		if (strcmp(line->type, "zero"))
-			ok = dm_linear_line(line, &on, &offset) && (!*dev || on == *dev);
-		*dev = on;
-		ok = ok && line->start == plan->lines.sectors &&
-		     !vdisk_extents_add(&plan->lines, offset, line->count);
-	}
-	if (!ok)
-		plan_free(plan);
+	if (error != EINVAL)
+		code = fail_task(error, what, name);
+	else if (plan->format && !has_target("vdisk"))
+		code = fail(SYSTEM,
+			    "%s %s: this kernel has no target vdisk: `make module && make "
+			    "modules_install && modprobe dm-vdisk` in the sources of ntfsmap; for "
+			    "reading only, `ntfsmap open --static` does without",
+			    what, name);
+	else if (plan->format)
+		code = fail(SYSTEM, "%s %s: the target vdisk refused the table (%s): see dmesg",
+			    what, name, said);
 	else
-		plan->device = text("%u:%u", major(*dev), minor(*dev));
-	return ok;
+		code = fail(SYSTEM,
+			    "%s %s: the kernel refused the table (%s); dmesg says why, and holes "
+			    "need the target zero: modprobe dm-zero",
+			    what, name, said);
+	free(said);
+	return code;
 }
 
 static bool add_targets(struct dm_task *t, const struct plan *plan)
 {
 	bool ok = true;
 
-	for (size_t i = 0; i < plan->lines.n && ok; i++) {
-		const struct vdisk_extent *line = &plan->lines.v[i];
-		char *params;
-		const char *type = plan_target(plan, line, &params);
+	for (size_t i = 0; i < plan_targets(plan) && ok; i++) {
+		struct plan_target line;
 
-		ok = dm_task_add_target(t, line->file, line->count, type, params);
-		free(params);
+		plan_target(plan, i, &line);
+		ok = dm_task_add_target(t, line.start, line.count, line.type, line.params);
+		free(line.params);
 	}
 	return ok && (!plan->readonly || dm_task_set_ro(t));
 }
@@ -348,7 +354,7 @@ static int run_with_cookie(struct dm_task *t, uint16_t flags)
 	return error;
 }
 
-int dm_create(const char *name, const char *uuid, const struct plan *plan, bool hidden)
+int dm_create(const char *name, const char *uuid, const struct plan *plan, bool hidden, dev_t *dev)
 {
 	struct dm_task *t = new_task(DM_DEVICE_CREATE, name);
 	uint16_t flags = hidden ? DM_UDEV_DISABLE_DISK_RULES_FLAG |
@@ -356,14 +362,17 @@ int dm_create(const char *name, const char *uuid, const struct plan *plan, bool 
 					  DM_UDEV_LOW_PRIORITY_FLAG
 				: 0;
 	int error = ENOMEM;
+	struct dm_info info;
 
 	if (t && dm_task_set_uuid(t, uuid) && add_targets(t, plan) &&
 	    dm_task_set_add_node(t, DM_ADD_NODE_ON_CREATE))
 		error = run_with_cookie(t, flags);
+	if (!error && dev)
+		*dev = dm_task_get_info(t, &info) ? makedev(info.major, info.minor) : 0;
 	if (t)
 		dm_task_destroy(t);
 	dm_lib_release();
-	return error ? fail_task(error, "cannot make the device", name) : DONE;
+	return error ? fail_table(error, "cannot make the device", name, plan) : DONE;
 }
 
 static int load_table(const char *name, const struct plan *plan)
@@ -375,7 +384,7 @@ static int load_table(const char *name, const struct plan *plan)
 		error = dm_task_run(t) ? 0 : task_error(t);
 	if (t)
 		dm_task_destroy(t);
-	return error ? fail_task(error, "cannot load the new table of", name) : DONE;
+	return error ? fail_table(error, "cannot load the new table of", name, plan) : DONE;
 }
 
 /* Or the next resume, whoever does it, would put it in place. */
@@ -408,6 +417,23 @@ int dm_reload(const char *name, const struct plan *plan)
 	code = fail_task(error, "cannot resume", name);
 	drop_waiting_table(name);
 	return code;
+}
+
+char *dm_state(const char *name)
+{
+	struct dm_task *t = new_task(DM_DEVICE_STATUS, name);
+	uint64_t start, count;
+	char *type = NULL, *params = NULL, *state = NULL;
+
+	/* no flush: looking must not wait for anything */
+	if (t && dm_task_no_flush(t) && dm_task_run(t)) {
+		dm_get_next_target(t, NULL, &start, &count, &type, &params);
+		if (type && params && !strcmp(type, "vdisk"))
+			state = text_copy(params);
+	}
+	if (t)
+		dm_task_destroy(t);
+	return state;
 }
 
 int dm_remove(const char *name, bool deferred)

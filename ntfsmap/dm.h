@@ -9,8 +9,9 @@
 
 #include "plan.h"
 
-#define DM_OURS	    "NTFSMAP-" /* every UUID of ours begins so */
-#define DM_NAME_MAX 60	       /* bytes of a name; it is a part of the UUID, which holds 128 */
+#define DM_OURS	    "NTFSMAP-"	    /* every UUID of ours begins so */
+#define DM_BASE	    DM_OURS "BASE-" /* of the parents of an open image */
+#define DM_NAME_MAX 60		    /* bytes of a name; it is a part of the UUID, which holds 128 */
 
 struct dm_line {
 	uint64_t start, count; /* sectors */
@@ -46,14 +47,27 @@ int dm_read_all(struct dm_devices *all);
 void dm_device_free(struct dm_device *d);
 void dm_devices_free(struct dm_devices *all);
 
-/* The lines as one plan; false when there is a target in it that ntfsmap does not make, or several
- * devices. */
-bool dm_plan_of(const struct dm_device *d, struct plan *plan, dev_t *dev);
+/* The device with that number, or NULL. */
+const struct dm_device *dm_find(const struct dm_devices *all, dev_t dev);
+
+/* dm-table.c: what a table of ours says. */
+/* The lines as one plan, its devices as numbers; false when there is a target in it that ntfsmap
+ * does not make. */
+bool dm_plan_of(const struct dm_device *d, struct plan *plan);
 /* The device and first sector of a linear line (or a stripe of one); false for other targets. */
 bool dm_linear_line(const struct dm_line *line, dev_t *dev, uint64_t *offset);
+bool dm_is_vdisk(const struct dm_device *d);
+/* A line of the target vdisk; false for other targets. plan is the caller's to free. */
+bool dm_vdisk_line(const struct dm_line *line, struct plan *plan);
+/* "8:3" or a path; false for what is no block device. */
+bool dm_parse_device(const char *word, dev_t *dev);
 
-/* hidden: udev shall not look for file systems in it, nor link its UUID. */
-int dm_create(const char *name, const char *uuid, const struct plan *plan, bool hidden);
+/* What `dmsetup status` says of a device with the target vdisk; NULL for others. The caller
+ * frees. */
+char *dm_state(const char *name);
+
+/* hidden: udev shall not look for file systems in it, nor link its UUID. dev may be NULL. */
+int dm_create(const char *name, const char *uuid, const struct plan *plan, bool hidden, dev_t *dev);
 int dm_reload(const char *name, const struct plan *plan);
 /* deferred: only for a device that is in use; it goes when that ends. */
 int dm_remove(const char *name, bool deferred);

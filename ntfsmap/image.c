@@ -14,6 +14,23 @@
 #include "image.h"
 #include "msg.h"
 
+const struct image image_none = { .fd = -1, .loop = -1 };
+
+static char *table_device(const struct where *at)
+{
+	char *out, *p;
+
+	if (at->is_block)
+		return text("%u:%u", major(at->rdev), minor(at->rdev));
+	p = out = must_alloc(2 * strlen(at->path) + 1);
+	for (const char *s = at->path; *s; s++) {
+		if (strchr(" \t\n\\", *s)) /* device-mapper's own escape */
+			*p++ = '\\';
+		*p++ = *s;
+	}
+	return out;
+}
+
 static void use_file(struct image *img)
 {
 	const struct volume *vol = img->vol;
@@ -26,6 +43,7 @@ static void use_file(struct image *img)
 	img->io = (struct vdisk_io){ .ctx = img->file,
 				     .size = img->file->data_size,
 				     .read = ntfs_file_read };
+	img->device = table_device(&img->where);
 }
 
 static int open_ntfs(struct image *img)
@@ -57,6 +75,7 @@ static int open_plain(struct image *img)
 	img->where = (struct where){ img->src.device, S_ISBLK(st.st_mode), st.st_rdev,
 				     img->io.size / 512 };
 	img->logical_block = (uint32_t)block;
+	img->device = table_device(&img->where);
 	if (img->io.size / 512)
 		vdisk_extents_add(&img->whole, 0, img->io.size / 512);
 	return DONE;
@@ -66,7 +85,7 @@ int image_open(const char *spec, struct image *img)
 {
 	int code;
 
-	*img = (struct image){ .fd = -1 };
+	*img = image_none;
 	code = source_resolve(spec, &img->src);
 	if (!code)
 		code = img->src.kind == SOURCE_NTFS ? open_ntfs(img) : open_plain(img);
@@ -75,12 +94,29 @@ int image_open(const char *spec, struct image *img)
 	return code;
 }
 
+int image_open_beside(const struct image *other, const char *path, struct image *img)
+{
+	int code;
+
+	*img = image_none;
+	img->src = (struct source){ SOURCE_NTFS, text_copy(other->src.device), text_copy(path) };
+	img->vol = other->vol;
+	img->shares_volume = true;
+	code = volume_find(img->vol, path, &img->file);
+	if (code)
+		image_close(img);
+	else
+		use_file(img);
+	return code;
+}
+
 int image_open_record(const char *device, uint64_t record, uint16_t sequence, uint32_t stream_hash,
 		      struct image *img)
 {
 	int code;
 
-	*img = (struct image){ .fd = -1, .src = { SOURCE_NTFS, text_copy(device), NULL } };
+	*img = image_none;
+	img->src = (struct source){ SOURCE_NTFS, text_copy(device), NULL };
 	code = volume_open(device, &img->vol);
 	if (!code)
 		code = volume_find_record(img->vol, record, sequence, stream_hash, &img->file);
@@ -140,7 +176,7 @@ static int check_promise(const struct image *img)
 		img->name, promise, promise);
 }
 
-static int fail_image(const struct image *img, int error, const struct vdisk_error *err)
+int image_fail(const struct image *img, int error, const struct vdisk_error *err)
 {
 	char words[512];
 
@@ -169,69 +205,39 @@ int image_probe(struct image *img, const char *format)
 		return refuse_volume(img);
 	ret = vdisk_open(&img->io, format, &img->vd, &err);
 	if (ret)
-		return fail_image(img, -ret, &err);
+		return image_fail(img, -ret, &err);
 	return format ? DONE : check_promise(img);
 }
 
-static char *table_device(const struct where *at)
+bool image_same(const struct image *a, const struct image *b)
 {
-	char *out, *p;
+	struct stat x, y;
 
-	if (at->is_block)
-		return text("%u:%u", major(at->rdev), minor(at->rdev));
-	p = out = must_alloc(2 * strlen(at->path) + 1);
-	for (const char *s = at->path; *s; s++) {
-		if (strchr(" \t\n\\", *s)) /* device-mapper's own escape */
-			*p++ = '\\';
-		*p++ = *s;
-	}
-	return out;
-}
-
-static int check_alignment(const struct image *img, const struct plan *plan)
-{
-	const struct vdisk_extent *line = plan_misaligned(plan, img->logical_block);
-
-	if (!line)
-		return DONE;
-	return fail(
-		REFUSED,
-		"%s: %s has logical blocks of %u bytes, but byte %llu of the virtual disk (%llu "
-		"bytes long) lies at byte %llu of it: only a loop device or a copy can help",
-		img->name, img->where.path, img->logical_block,
-		(unsigned long long)line->file * 512, (unsigned long long)line->count * 512,
-		(unsigned long long)line->device * 512);
-}
-
-int image_plan(struct image *img, bool readonly, struct plan *plan)
-{
-	const struct ntfs_file *f = img->file;
-	int ret;
-
-	*plan = (struct plan){ .readonly = readonly };
-	ret = plan_build(img->vd, image_extents(img), plan);
-	/* rw with a short valid data length was allowed by the user: what Windows would not see is
-	 * mapped then, so that what is written can be read again */
-	if (!ret && readonly && f && f->initialized_size < f->data_size)
-		ret = plan_zero_from(plan, (f->initialized_size + VDISK_SECTOR - 1) / VDISK_SECTOR *
-						   VDISK_SECTOR);
-	if (ret) {
-		plan_free(plan);
-		return fail_errno(-ret, "%s: cannot lay out the table", img->name);
-	}
-	plan->device = table_device(&img->where);
-	return check_alignment(img, plan);
+	if (a->file && b->file)
+		return a->vol->serial == b->vol->serial && a->file->record == b->file->record &&
+		       !strcmp(a->file->stream, b->file->stream);
+	return a->fd >= 0 && b->fd >= 0 && !fstat(a->fd, &x) && !fstat(b->fd, &y) &&
+	       x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 void image_close(struct image *img)
 {
 	vdisk_close(img->vd);
+	if (img->parent)
+		image_close(img->parent);
+	free(img->parent);
+	plan_free(&img->plan);
+	users_free(&img->users);
 	vdisk_extents_free(&img->whole);
 	ntfs_file_close(img->file);
-	volume_close(img->vol);
+	if (!img->shares_volume)
+		volume_close(img->vol);
 	if (img->fd >= 0)
 		close(img->fd);
+	if (img->loop >= 0)
+		close(img->loop);
 	source_free(&img->src);
 	free(img->name);
-	*img = (struct image){ .fd = -1 };
+	free(img->device);
+	*img = image_none;
 }

@@ -12,6 +12,7 @@ struct image {
 	struct source src;
 	char *name;	    /* for messages: DEVICE:/path */
 	struct volume *vol; /* SOURCE_NTFS */
+	bool shares_volume; /* vol is that of the image whose parent this is */
 	struct ntfs_file *file;
 	int fd;		    /* the others */
 	struct where where; /* what the extents are on; path belongs to src */
@@ -19,10 +20,23 @@ struct image {
 	struct vdisk_io io;
 	struct vdisk *vd;	    /* after image_probe() */
 	struct vdisk_extents whole; /* the others: one piece */
+	struct users users;	    /* after safety_look(): who else uses the file's place */
+	/* a differencing image, after chain_open(); owned */
+	struct image *parent;
+	bool stale; /* the parent was changed after this image was made */
+	/* for tables */
+	char *device;	  /* how one names where the extents are */
+	int loop;	  /* keeps a loop device that open made until device-mapper has it */
+	struct plan plan; /* after layout_plan() */
 };
+
+extern const struct image image_none; /* nothing is open */
 
 /* Resolve spec and open the file. */
 int image_open(const char *spec, struct image *img);
+
+/* The same for a file on the volume of another image, which must stay open as long. */
+int image_open_beside(const struct image *other, const char *path, struct image *img);
 
 /* The same for a file that an open mapping names by its MFT record. device is copied. */
 int image_open_record(const char *device, uint64_t record, uint16_t sequence, uint32_t stream_hash,
@@ -35,9 +49,13 @@ int image_probe(struct image *img, const char *format);
 /* Where the file lies, in sectors. */
 const struct vdisk_extents *image_extents(const struct image *img);
 
-/* Build the table; checks the alignment that the device needs. */
-int image_plan(struct image *img, bool readonly, struct plan *plan);
+/* Are both the same file or device? */
+bool image_same(const struct image *a, const struct image *b);
 
+/* fail() for what libvdisk returned (a positive errno) about the image. */
+int image_fail(const struct image *img, int error, const struct vdisk_error *err);
+
+/* The parents too. */
 void image_close(struct image *img);
 
 #endif

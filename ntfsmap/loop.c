@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -114,6 +115,36 @@ int loop_attach(const char *file, bool readonly, int *fd, char **path)
 	if (code)
 		free(*path);
 	return code;
+}
+
+static bool is_over(const char *name, const struct stat *file)
+{
+	char *path = text("/dev/%s", name), *backing = NULL;
+	struct stat st;
+	bool is = false;
+	dev_t dev;
+
+	if (blk_dev_of(path, &dev))
+		backing = blk_attr(dev, "loop/backing_file");
+	if (backing)
+		is = !stat(backing, &st) && st.st_dev == file->st_dev && st.st_ino == file->st_ino;
+	free(backing);
+	free(path);
+	return is;
+}
+
+char *loop_over(const struct stat *file)
+{
+	DIR *dir = opendir("/sys/block");
+	char *found = NULL;
+	struct dirent *d;
+
+	while (dir && !found && (d = readdir(dir)))
+		if (!strncmp(d->d_name, "loop", 4) && is_over(d->d_name, file))
+			found = text("/dev/%s", d->d_name);
+	if (dir)
+		closedir(dir);
+	return found;
 }
 
 int loop_refresh_size(const char *path)

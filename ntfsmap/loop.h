@@ -4,6 +4,7 @@
 #define NTFSMAP_LOOP_H
 
 #include <stdbool.h>
+#include <sys/stat.h>
 
 /*
  * Put a loop device over a regular file or a block device, with direct I/O and the block size of
@@ -11,6 +12,9 @@
  * device-mapper has the device. *path is the caller's.
  */
 int loop_attach(const char *file, bool readonly, int *fd, char **path);
+
+/* A loop device over this file, "/dev/loop0", or NULL. The caller frees. */
+char *loop_over(const struct stat *file);
 
 /* Let a loop device see that its file became longer. */
 int loop_refresh_size(const char *path);

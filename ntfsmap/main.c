@@ -9,7 +9,16 @@
 
 #include "verb.h"
 
-enum long_only { OPT_ALLOW = 256, OPT_JSON, OPT_CONCISE, OPT_TEST, OPT_DEFERRED, OPT_DEBUG };
+enum long_only {
+	OPT_ALLOW = 256,
+	OPT_JSON,
+	OPT_CONCISE,
+	OPT_TEST,
+	OPT_DEFERRED,
+	OPT_DEBUG,
+	OPT_STATIC,
+	OPT_PARENT
+};
 
 struct option_help {
 	char key; /* in verb.options */
@@ -23,6 +32,9 @@ static const struct option_help option_helps[] = {
 	  "  -f, --format FMT    raw or vhd, instead of what the contents look like" },
 	{ 'a', "allow",
 	  "      --allow=WORD    lift one refusal, named by the message (ntfsmap(8), SAFETY)" },
+	{ 'p', "parent", "      --parent SRC    the parent of a differencing image is there" },
+	{ 's', "static",
+	  "      --static        read-only, of the targets linear and zero: needs no module" },
 	{ 'c', "concise",
 	  "      --concise       one line for `dmsetup create --concise`, with NAME" },
 	{ 't', "test", "      --test          do all the checks, but make no device" },
@@ -32,19 +44,21 @@ static const struct option_help option_helps[] = {
 
 const struct verb verbs[] = {
 	{ "table", verb_table, 1, 2, "[--concise NAME] SOURCE",
-	  "print the device-mapper table (this is what `ntfsmap SOURCE` does)", "rfac" },
+	  "print the device-mapper table (this is what `ntfsmap SOURCE` does)", "rfacps" },
 	{ "open", verb_open, 2, 2, "SOURCE NAME", "make the block device /dev/mapper/NAME",
-	  "rfat" },
+	  "rfatps" },
 	{ "close", verb_close, 1, -1, "NAME...", "remove devices made by open", "d" },
 	{ "reload", verb_reload, 1, 1, "NAME", "follow a file that Windows extended or moved",
 	  "a" },
 	{ "list", verb_list, 0, 0, "", "show what is open", "j" },
 	{ "status", verb_status, 1, 1, "NAME", "show one open device", "j" },
-	{ "info", verb_info, 1, 1, "SOURCE", "show format and sizes", "fj" },
-	{ "map", verb_map, 1, 1, "SOURCE", "show the extents, as qemu-img map does", "fj" },
-	{ "cat", verb_cat, 1, 1, "SOURCE", "write the disk's contents to standard output", "f" },
+	{ "info", verb_info, 1, 1, "SOURCE", "show format, sizes, parents", "fjp" },
+	{ "map", verb_map, 1, 1, "SOURCE", "show the extents, as qemu-img map does", "fjp" },
+	{ "cat", verb_cat, 1, 1, "SOURCE", "write the disk's contents to standard output", "fp" },
 	{ "check", verb_check, 1, 1, "SOURCE", "show every safety fact of volume, file and image",
-	  "rfaj" },
+	  "rfajp" },
+	{ "reserve", verb_reserve, 2, 2, "SOURCE SIZE",
+	  "make room inside a dynamic VHD on a mounted file system", "" },
 	{ "verify", verb_verify, 1, 1, "NAME", "compare an open device with the disk as it is now",
 	  "j" },
 	{ "host", verb_host, 2, 2, "DEVICE NAME",
@@ -57,6 +71,8 @@ static const struct option long_options[] = {
 	{ "format", required_argument, NULL, 'f' },
 	{ "allow", required_argument, NULL, OPT_ALLOW },
 	{ "json", no_argument, NULL, OPT_JSON },
+	{ "parent", required_argument, NULL, OPT_PARENT },
+	{ "static", no_argument, NULL, OPT_STATIC },
 	{ "concise", no_argument, NULL, OPT_CONCISE },
 	{ "test", no_argument, NULL, OPT_TEST },
 	{ "deferred", no_argument, NULL, OPT_DEFERRED },
@@ -158,6 +174,14 @@ static int take_option(struct command *c, int key)
 	case OPT_ALLOW:
 		use(c, 'a');
 		return add_allowed(&c->opt.req, optarg);
+	case OPT_PARENT:
+		c->opt.req.parent = optarg;
+		use(c, 'p');
+		return DONE;
+	case OPT_STATIC:
+		c->opt.req.as_static = c->opt.req.readonly = true;
+		use(c, 's');
+		return DONE;
 	case OPT_JSON:
 		c->opt.json = true;
 		use(c, 'j');

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,19 +29,20 @@ static void lower(char *s)
 		*s = (char)tolower((unsigned char)*s);
 }
 
-char *mapping_uuid(const struct image *img, const char *name)
+char *mapping_uuid(const struct image *img, const char *name, bool base)
 {
+	const char *ours = base ? DM_BASE : DM_OURS;
 	char *format = text_copy(vdisk_info(img->vd)->format);
 	const struct ntfs_file *f = img->file;
 	char *uuid;
 
 	upper(format);
 	if (f)
-		uuid = text(DM_OURS "%s-%016" PRIX64 "-%" PRIx64 "-%x-%x-%s", format,
+		uuid = text("%s%s-%016" PRIX64 "-%" PRIx64 "-%x-%x-%s", ours, format,
 			    img->vol->serial, f->record, f->sequence, ntfs_stream_hash(f->stream),
 			    name);
 	else
-		uuid = text(DM_OURS "%s-%s-%s", format,
+		uuid = text("%s%s-%s-%s", ours, format,
 			    img->src.kind == SOURCE_FILE ? "FILE" : "DEVICE", name);
 	free(format);
 	return uuid;
@@ -57,7 +59,14 @@ static bool parse_uuid(const char *uuid, struct mapping *m)
 	const char *rest;
 	int n = 0;
 
-	if (sscanf(uuid, DM_OURS "%7[A-Z0-9]-%n", m->format, &n) != 1 || !n)
+	m->base = !strncmp(uuid, DM_BASE, strlen(DM_BASE));
+	if (m->base)
+		uuid += strlen(DM_BASE);
+	else if (!strncmp(uuid, DM_OURS, strlen(DM_OURS)))
+		uuid += strlen(DM_OURS);
+	else
+		return false;
+	if (sscanf(uuid, "%7[A-Z0-9]-%n", m->format, &n) != 1 || !n)
 		return false;
 	lower(m->format);
 	rest = uuid + n;
@@ -80,13 +89,19 @@ static bool parse_uuid(const char *uuid, struct mapping *m)
 /* The first device that the table names. */
 static dev_t table_device(const struct dm_device *d)
 {
+	struct plan plan;
 	uint64_t offset;
-	dev_t dev;
+	dev_t dev = 0;
 
 	for (size_t i = 0; i < d->n; i++)
 		if (dm_linear_line(&d->lines[i], &dev, &offset))
 			return dev;
-	return 0;
+	if (d->n == 1 && dm_vdisk_line(&d->lines[0], &plan)) {
+		if (!plan.n_devices || !dm_parse_device(plan.devices[0], &dev))
+			dev = 0;
+		plan_free(&plan);
+	}
+	return dev;
 }
 
 static bool attr_is_zero(dev_t dev, const char *name)
@@ -126,11 +141,52 @@ void mapping_free(struct mapping *m)
 	*m = (struct mapping){ 0 };
 }
 
+/* Does the mapping name the file that img is? */
+static bool maps_file(const struct mapping *m, const struct image *img)
+{
+	struct stat a, b;
+
+	if (m->kind == MAPPING_NTFS)
+		return img->file && m->serial == img->vol->serial &&
+		       m->record == img->file->record && m->sequence == img->file->sequence &&
+		       m->stream_hash == ntfs_stream_hash(img->file->stream);
+	if (m->kind == MAPPING_HOST || img->file || !m->device || stat(m->device, &a) ||
+	    stat(img->src.device, &b))
+		return false;
+	return S_ISBLK(a.st_mode) ? a.st_rdev == b.st_rdev
+				  : a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+static bool is_base_of(const struct dm_device *d, const struct image *img)
+{
+	struct plan live;
+	struct mapping m;
+	bool same;
+
+	if (!d->live || !d->readonly || !mapping_of(d, &m))
+		return false;
+	same = m.base && maps_file(&m, img) && dm_plan_of(d, &live);
+	if (same) {
+		same = plan_same(&live, &img->plan);
+		plan_free(&live);
+	}
+	mapping_free(&m);
+	return same;
+}
+
+const struct dm_device *mapping_find_base(const struct dm_devices *all, const struct image *img)
+{
+	for (size_t i = 0; i < all->n; i++)
+		if (is_base_of(&all->v[i], img))
+			return &all->v[i];
+	return NULL;
+}
+
 int mapping_open_image(const struct mapping *m, struct image *img)
 {
 	int code;
 
-	*img = (struct image){ .fd = -1 };
+	*img = image_none;
 	if (!m->device)
 		return fail(NOT_FOUND, "the device below the mapping is gone");
 	if (m->kind != MAPPING_NTFS)
@@ -193,19 +249,29 @@ int mapping_read(const char *name, struct dm_device *d, struct mapping *m)
 	return REFUSED;
 }
 
+static bool has_prefix(const struct dm_device *d, const char *prefix)
+{
+	return !strncmp(d->uuid, prefix, strlen(prefix));
+}
+
+static bool looks_left(const struct dm_device *d)
+{
+	return !d->open_count && (has_prefix(d, DM_BASE) || (has_prefix(d, DM_OURS) && !d->live));
+}
+
 /* dmsetup may be making one of ours from a table of ours at this moment, without our lock: it gets
- * its table in no time, so look again before taking it for a ruin. */
+ * its table, and a base its child, in no time, so look again before taking it for a ruin. */
 static bool is_ruin(const struct dm_device *d)
 {
 	struct dm_device again;
 	bool ruin;
 
-	if (strncmp(d->uuid, DM_OURS, strlen(DM_OURS)) || d->live || d->open_count)
+	if (!looks_left(d))
 		return false;
 	usleep(500000);
 	if (dm_read(d->name, &again))
 		return false;
-	ruin = !again.live && !again.open_count && !strcmp(again.uuid, d->uuid);
+	ruin = looks_left(&again) && !strcmp(again.uuid, d->uuid);
 	dm_device_free(&again);
 	return ruin;
 }
@@ -213,6 +279,7 @@ static bool is_ruin(const struct dm_device *d)
 static int sweep(void)
 {
 	struct dm_devices all;
+	bool removed = false;
 	int code = dm_read_all(&all);
 
 	for (size_t i = 0; !code && i < all.n; i++) {
@@ -220,11 +287,16 @@ static int sweep(void)
 
 		if (!is_ruin(d))
 			continue;
-		note("removing %s, which an interrupted ntfsmap left without a table", d->name);
+		if (d->live)
+			note("removing %s, a parent that no open image uses", d->name);
+		else
+			note("removing %s, which an interrupted ntfsmap left without a table",
+			     d->name);
 		code = dm_remove(d->name, false);
+		removed |= d->live;
 	}
 	dm_devices_free(&all);
-	return code;
+	return !code && removed ? sweep() : code; /* the parent of a parent */
 }
 
 int mapping_lock(void)

@@ -6,6 +6,7 @@
  *   NTFSMAP-<FORMAT>-<volume serial>-<MFT record>-<sequence>-<stream>-<name>   a file on NTFS;
  *           stream is ntfs_stream_hash(), 0 for the unnamed one
  *   NTFSMAP-<FORMAT>-FILE-<name>, NTFSMAP-<FORMAT>-DEVICE-<name>                   others
+ *   NTFSMAP-BASE-…                        the same for the parents of an open image
  *   NTFSMAP-HOST-<volume serial>-<name>   a view of a volume
  */
 #ifndef NTFSMAP_MAPPING_H
@@ -18,6 +19,7 @@ enum mapping_kind { MAPPING_NTFS, MAPPING_FILE, MAPPING_DEVICE, MAPPING_HOST };
 
 struct mapping {
 	enum mapping_kind kind;
+	bool base;	/* the parent of open images */
 	char format[8]; /* in lower case, as vdisk_open() takes it; "host" for a view */
 	uint64_t serial, record;
 	uint16_t sequence;
@@ -27,12 +29,15 @@ struct mapping {
 };
 
 /* The caller frees. */
-char *mapping_uuid(const struct image *img, const char *name);
+char *mapping_uuid(const struct image *img, const char *name, bool base);
 char *mapping_host_uuid(const struct volume *vol, const char *name);
 
 /* What an open device maps; false when it is none of ours. */
 bool mapping_of(const struct dm_device *d, struct mapping *m);
 void mapping_free(struct mapping *m);
+
+/* An open base that maps the file of img as img->plan has it, or NULL. */
+const struct dm_device *mapping_find_base(const struct dm_devices *all, const struct image *img);
 
 /* Open what is mapped, as it is on the disk now. Not for views. */
 int mapping_open_image(const struct mapping *m, struct image *img);
@@ -45,7 +50,8 @@ int mapping_read(const char *name, struct dm_device *d, struct mapping *m);
 
 /*
  * Only one ntfsmap changes devices at a time, until the program ends. Takes away what one that was
- * killed in the middle of it left behind: a device of ours that never got a table.
+ * killed in the middle of it left behind: a device of ours that never got a table, or a base that
+ * nobody uses.
  */
 int mapping_lock(void);
 

@@ -102,14 +102,18 @@ void debug(const char *fmt, ...)
 		SAY("ntfsmap: debug: ", fmt);
 }
 
+void out_of_memory(void)
+{
+	fputs("ntfsmap: out of memory\n", stderr);
+	if (opt_table)
+		puts("refused: out of memory");
+	exit(SYSTEM);
+}
+
 static void *or_die(void *p)
 {
-	if (!p) {
-		fputs("ntfsmap: out of memory\n", stderr);
-		if (opt_table)
-			puts("refused: out of memory");
-		exit(SYSTEM);
-	}
+	if (!p)
+		out_of_memory();
 	return p;
 }
 

@@ -41,6 +41,9 @@ const char *failure_text(void);
 extern bool opt_debug, opt_quiet;
 extern bool opt_table; /* stdout is for dmsetup: it must never stay empty after a failure */
 
+/* End the program with SYSTEM, and no table on stdout. */
+_Noreturn void out_of_memory(void);
+
 /* asprintf() that does not return without memory: it ends the program with SYSTEM. */
 char *text(const char *fmt, ...) PRINTF(1, 2);
 char *text_copy(const char *s);

@@ -185,12 +185,23 @@ static int try_spelling(struct walk *w, const char *path, const char *separators
 	return code;
 }
 
+static bool set_case(ntfs_volume *vol, bool ignore)
+{
+	if (!ignore)
+		NVolSetCaseSensitive(vol);
+	else if (vol->locase) /* from the last time */
+		NVolClearCaseSensitive(vol);
+	else
+		return !ntfs_set_ignore_case(vol);
+	return true;
+}
+
 static int try_all_spellings(struct walk *w, const char *path, char **stream)
 {
 	static const char *const separators[] = { "/", "/\\" };
 
 	for (int ignore_case = 0; ignore_case < 2; ignore_case++) {
-		if (ignore_case && ntfs_set_ignore_case(w->vol->lib->vol))
+		if (!set_case(w->vol->lib->vol, ignore_case))
 			break;
 		for (size_t i = 0; i < ARRAY_SIZE(separators); i++) {
 			int code = try_spelling(w, path, separators[i], stream);

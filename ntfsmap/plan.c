@@ -1,68 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "msg.h"
 #include "plan.h"
 
-/* Append the device's sectors behind one answer of the image. */
-static int append_data(struct plan *plan, const struct vdisk_extents *file, uint64_t sector,
-		       uint64_t count)
+uint64_t plan_sectors(const struct plan *plan)
 {
-	struct vdisk_extent piece;
-	int ret;
+	return plan->format ? plan->sectors : plan->lines.sectors;
+}
 
-	while (count) {
-		if (!vdisk_extents_at(file, sector, &piece))
-			return -EUCLEAN;
-		if (piece.count > count)
-			piece.count = count;
-		ret = vdisk_extents_add(&plan->lines, piece.device, piece.count);
-		if (ret)
-			return ret;
-		sector += piece.count;
-		count -= piece.count;
-	}
+static int find_device(struct plan *plan, const char *device, size_t *index)
+{
+	for (*index = 0; *index < plan->n_devices; (*index)++)
+		if (!strcmp(plan->devices[*index], device))
+			return 0;
+	if (plan->n_devices == PLAN_DEVICES)
+		return -E2BIG;
+	plan->devices[plan->n_devices++] = text_copy(device);
 	return 0;
 }
 
-int plan_build(struct vdisk *vd, const struct vdisk_extents *file, struct plan *plan)
+int plan_add(struct plan *plan, const char *device, uint64_t sector, uint64_t count)
 {
-	uint64_t size = vdisk_info(vd)->virtual_size;
-	struct vdisk_map m;
+	size_t index;
 	int ret;
 
-	for (uint64_t at = 0; at < size; at += m.length) {
-		ret = vdisk_map(vd, at, size - at, &m);
-		if (!ret)
-			ret = append_data(plan, file, m.offset / VDISK_SECTOR,
-					  m.length / VDISK_SECTOR);
-		if (ret)
-			return ret;
-	}
-	return 0;
-}
-
-int plan_zero_from(struct plan *plan, uint64_t byte)
-{
-	struct vdisk_extents old = plan->lines;
-	uint64_t keep = byte / VDISK_SECTOR;
-	struct vdisk_extent piece;
-	int ret = 0;
-
-	if (keep >= old.sectors)
-		return 0;
-	plan->lines = (struct vdisk_extents){ 0 };
-	for (uint64_t at = 0; at < keep && !ret; at += piece.count) {
-		vdisk_extents_at(&old, at, &piece);
-		if (piece.count > keep - at)
-			piece.count = keep - at;
-		ret = vdisk_extents_add(&plan->lines, piece.device, piece.count);
-	}
-	if (!ret)
-		ret = vdisk_extents_add(&plan->lines, VDISK_HOLE, old.sectors - keep);
-	vdisk_extents_free(&old);
-	return ret;
+	if (!device)
+		return vdisk_extents_add(&plan->lines, VDISK_HOLE, count);
+	if (sector != plan_sector_of(sector))
+		return -EOVERFLOW;
+	ret = find_device(plan, device, &index);
+	return ret ? ret : vdisk_extents_add(&plan->lines, plan_place(index, sector), count);
 }
 
 const struct vdisk_extent *plan_misaligned(const struct plan *plan, uint32_t block)
@@ -73,42 +44,120 @@ const struct vdisk_extent *plan_misaligned(const struct plan *plan, uint32_t blo
 	for (size_t i = 0; i < plan->lines.n; i++) {
 		const struct vdisk_extent *line = &plan->lines.v[i];
 
-		if (line->count % sectors || (line->device != VDISK_HOLE && line->device % sectors))
+		if (line->count % sectors ||
+		    (line->device != VDISK_HOLE && plan_sector_of(line->device) % sectors))
 			return line;
 	}
 	return NULL;
 }
 
-const char *plan_target(const struct plan *plan, const struct vdisk_extent *line, char **params)
+static bool same_text(const char *a, const char *b)
 {
-	if (line->device == VDISK_HOLE) {
-		*params = text_copy("");
-		return "zero";
+	return a && b ? !strcmp(a, b) : a == b;
+}
+
+bool plan_same(const struct plan *a, const struct plan *b)
+{
+	return same_text(a->format, b->format) && same_text(a->parent, b->parent) &&
+	       a->sectors == b->sectors && a->file_bytes == b->file_bytes &&
+	       a->lines.n == b->lines.n &&
+	       !memcmp(a->lines.v, b->lines.v, a->lines.n * sizeof(*a->lines.v));
+}
+
+size_t plan_targets(const struct plan *plan)
+{
+	return plan->format ? 1 : plan->lines.n;
+}
+
+static bool gives_file_bytes(const struct plan *plan)
+{
+	return plan->file_bytes != plan->lines.sectors * VDISK_SECTOR;
+}
+
+static size_t feature_words(const struct plan *plan)
+{
+	return (plan->readonly ? 1 : 0) + (gives_file_bytes(plan) ? 2 : 0) + (plan->parent ? 2 : 0);
+}
+
+size_t plan_words(const struct plan *plan)
+{
+	if (!plan->format)
+		return 2;
+	return 4 + feature_words(plan) + plan->n_devices + plan->lines.n;
+}
+
+/* The arguments of the target vdisk, as DESIGN.md section 4 has them. */
+static char *vdisk_params(const struct plan *plan)
+{
+	char *buf = NULL;
+	size_t len = 0;
+	FILE *f = open_memstream(&buf, &len);
+	bool good = f;
+
+	if (f) {
+		fprintf(f, "%s %zu", plan->format, feature_words(plan));
+		if (plan->readonly)
+			fputs(" read_only", f);
+		if (gives_file_bytes(plan))
+			fprintf(f, " file_bytes %" PRIu64, plan->file_bytes);
+		if (plan->parent)
+			fprintf(f, " parent %s", plan->parent);
+		fprintf(f, " %zu", plan->n_devices);
+		for (size_t i = 0; i < plan->n_devices; i++)
+			fprintf(f, " %s", plan->devices[i]);
+		fprintf(f, " %zu", plan->lines.n);
+		for (size_t i = 0; i < plan->lines.n; i++)
+			fprintf(f, " %zu:%" PRIu64 "+%" PRIu64,
+				plan_device_of(plan->lines.v[i].device),
+				plan_sector_of(plan->lines.v[i].device),
+				(uint64_t)plan->lines.v[i].count);
+		good = !ferror(f);
+		good = !fclose(f) && good;
 	}
-	*params = text("%s %" PRIu64, plan->device, line->device);
-	return "linear";
+	if (!good)
+		out_of_memory();
+	return buf;
+}
+
+void plan_target(const struct plan *plan, size_t i, struct plan_target *t)
+{
+	const struct vdisk_extent *line;
+
+	if (plan->format) {
+		*t = (struct plan_target){ 0, plan->sectors, "vdisk", vdisk_params(plan) };
+		return;
+	}
+	line = &plan->lines.v[i];
+	*t = (struct plan_target){ .start = line->file, .count = line->count };
+	if (line->device == VDISK_HOLE) {
+		t->type = "zero";
+		t->params = text_copy("");
+	} else {
+		t->type = "linear";
+		t->params = text("%s %" PRIu64, plan->devices[plan_device_of(line->device)],
+				 plan_sector_of(line->device));
+	}
 }
 
 bool plan_print(const struct plan *plan, FILE *f, const char *separator)
 {
-	for (size_t i = 0; i < plan->lines.n; i++) {
-		const struct vdisk_extent *line = &plan->lines.v[i];
-		const char *before = i ? separator : "";
+	for (size_t i = 0; i < plan_targets(plan); i++) {
+		struct plan_target t;
 
-		if (line->device == VDISK_HOLE)
-			fprintf(f, "%s%" PRIu64 " %" PRIu64 " zero", before, line->file,
-				line->count);
-		else
-			fprintf(f, "%s%" PRIu64 " %" PRIu64 " linear %s %" PRIu64, before,
-				line->file, line->count, plan->device, line->device);
+		plan_target(plan, i, &t);
+		fprintf(f, "%s%" PRIu64 " %" PRIu64 " %s%s%s", i ? separator : "", t.start, t.count,
+			t.type, *t.params ? " " : "", t.params);
+		free(t.params);
 	}
-	fputc('\n', f);
 	return !ferror(f);
 }
 
 void plan_free(struct plan *plan)
 {
 	vdisk_extents_free(&plan->lines);
-	free(plan->device);
+	for (size_t i = 0; i < plan->n_devices; i++)
+		free(plan->devices[i]);
+	free(plan->format);
+	free(plan->parent);
 	*plan = (struct plan){ 0 };
 }

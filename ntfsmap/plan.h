@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The table: where each sector of the virtual disk lies on the device. */
+/* What device-mapper is told about one device: lines of the stock targets `linear` and `zero`, or
+ * one line of the target `vdisk`. */
 #ifndef NTFSMAP_PLAN_H
 #define NTFSMAP_PLAN_H
 
@@ -10,26 +11,68 @@
 #include "../libvdisk/extents.h"
 #include "../libvdisk/vdisk.h"
 
+#define PLAN_DEVICES   (VDISK_CHAIN_MAX + 1)
+#define PLAN_MAX_WORDS 524288 /* device-mapper splits a line into no more arguments */
+
 struct plan {
-	/* .file is the virtual disk's sector, .device the device's, VDISK_HOLE reads as zeros */
+	/*
+	 * In sectors; .device is a place, see below, or VDISK_HOLE, which reads as zeros.
+	 * linear and zero: .file is the virtual disk's sector. vdisk: .file is the image file's.
+	 */
 	struct vdisk_extents lines;
-	char *device; /* how a table names the device: "8:2", or an escaped path */
+	char *devices[PLAN_DEVICES]; /* how a table names them: "8:2", or an escaped path */
+	size_t n_devices;	     /* in the order of their first use in lines */
 	bool readonly;
+	/* of the target vdisk only */
+	char *format; /* NULL: linear and zero */
+	uint64_t sectors;
+	uint64_t file_bytes; /* of the image file */
+	char *parent;	     /* the parent's device, or NULL */
 };
 
-/* Lay the image's translation over the extents of its file. file may have more sectors than the
- * image needs. -EUCLEAN when the image points past the end of the file's extents. */
-int plan_build(struct vdisk *vd, const struct vdisk_extents *file, struct plan *plan);
+/* A place: a sector of one of the plan's devices, whose index is in the top 8 bits. */
+static inline uint64_t plan_place(size_t device, uint64_t sector)
+{
+	return (uint64_t)device << 56 | sector;
+}
 
-/* For a read-only plan: what lies at or after this byte of the virtual disk is zeros (a flat image
- * whose file has a shorter valid data length). A multiple of the sector size. */
-int plan_zero_from(struct plan *plan, uint64_t byte);
+static inline size_t plan_device_of(uint64_t place)
+{
+	return (size_t)(place >> 56);
+}
 
-/* The first line whose place or length is no multiple of block (bytes), or NULL. */
+static inline uint64_t plan_sector_of(uint64_t place)
+{
+	return place & (UINT64_MAX >> 8);
+}
+
+/* One line of the table. params is the caller's to free. */
+struct plan_target {
+	uint64_t start, count;
+	const char *type;
+	char *params;
+};
+
+/* The size of the device, in sectors. */
+uint64_t plan_sectors(const struct plan *plan);
+
+/* Append count sectors that lie at this sector of the device; NULL: zeros. -E2BIG when there are
+ * too many devices, else as vdisk_extents_add() does. */
+int plan_add(struct plan *plan, const char *device, uint64_t sector, uint64_t count);
+
+/* The first piece whose place or length is no multiple of block (bytes), or NULL. */
 const struct vdisk_extent *plan_misaligned(const struct plan *plan, uint32_t block);
 
-/* Target type and parameters of a line as in a table; params is the caller's to free. */
-const char *plan_target(const struct plan *plan, const struct vdisk_extent *line, char **params);
+/* Do both say the same? What the devices are called does not count, as a loop device may stand for
+ * one; a parent does. */
+bool plan_same(const struct plan *a, const struct plan *b);
+
+/* How many lines the table has, and each of them. */
+size_t plan_targets(const struct plan *plan);
+void plan_target(const struct plan *plan, size_t i, struct plan_target *target);
+
+/* The arguments of its longest line. */
+size_t plan_words(const struct plan *plan);
 
 /* One line each, or with commas between them as --concise has it. Returns false when f fails. */
 bool plan_print(const struct plan *plan, FILE *f, const char *separator);

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "chain.h"
+#include "layout.h"
 #include "safety.h"
 #include "sleep.h"
 
@@ -109,16 +111,10 @@ static void look_at_sleep(struct volume *vol, const struct request *req, struct 
 		ok(facts, "dirty", "the volume is not marked for a check");
 }
 
-static int look_at_users(struct image *img, const struct request *req, struct facts *facts)
+static void look_at_mounts(const struct image *img, struct facts *facts)
 {
-	struct users *u = &facts->users;
-	bool good = !img->file || img->file->runs == RUNS_GOOD;
-	int code =
-		users_find(&img->where, good && image_extents(img)->n ? image_extents(img) : NULL,
-			   req->except, u);
+	const struct users *u = &img->users;
 
-	if (code)
-		return code;
 	if (u->mounted == MOUNT_WRITABLE)
 		objection(facts, "mounted",
 			  "Linux has it mounted read-write on %s: unmount it first",
@@ -132,11 +128,25 @@ static int look_at_users(struct image *img, const struct request *req, struct fa
 		    img->where.path);
 	else
 		ok(facts, "mounted", "Linux has not mounted it");
+}
 
-	if (u->writer && !req->readonly)
+static void look_at_overlap(const struct image *img, const struct request *req, struct facts *facts)
+{
+	const struct users *u = &img->users;
+
+	if (u->writer && req->base)
+		add(facts, "overlap", BUSY,
+		    "%s maps it read-write, and a parent must not change: close that first",
+		    u->writer);
+	else if (u->writer && !req->readonly)
 		objection(facts, "overlap",
 			  "%s already maps some of its clusters read-write: close that first",
 			  u->writer);
+	else if (u->base && !req->readonly)
+		objection(facts, "overlap",
+			  "it is the parent of an open image (%s), which writing would destroy: "
+			  "close that first",
+			  u->reader);
 	else if (u->perhaps && !req->readonly)
 		objection(facts, "overlap",
 			  "a device-mapper device uses %s, and only root can see whether it maps "
@@ -146,13 +156,29 @@ static int look_at_users(struct image *img, const struct request *req, struct fa
 	else if (!u->tables_read)
 		caution(facts, "overlap",
 			"the live device-mapper tables were not looked at: only root can");
-	else if (u->writer || u->reader)
+	else if (u->writer || (u->reader && !u->base && !req->base))
 		caution(facts, "overlap",
 			"%s maps some of its clusters too, and sees other contents "
 			"as they are cached",
 			u->writer ? u->writer : u->reader);
+	else if (u->reader)
+		ok(facts, "overlap", "%s maps it too, read-only", u->reader);
 	else
 		ok(facts, "overlap", "no other device maps its clusters");
+}
+
+static int look_at_users(struct image *img, const struct request *req, struct facts *facts)
+{
+	bool good = !img->file || img->file->runs == RUNS_GOOD;
+	int code;
+
+	users_free(&img->users);
+	code = users_find(&img->where, good && image_extents(img)->n ? image_extents(img) : NULL,
+			  req->except, &img->users);
+	if (code)
+		return code;
+	look_at_mounts(img, facts);
+	look_at_overlap(img, req, facts);
 	return DONE;
 }
 
@@ -350,20 +376,135 @@ int safety_look(struct image *img, const struct request *req, struct facts *fact
 	return DONE;
 }
 
-static void look_at_alignment(struct image *img, const struct request *req, struct facts *facts)
+struct request safety_of_parent(const struct request *req)
 {
-	struct plan plan = { 0 };
+	struct request parent = *req;
+
+	parent.readonly = parent.base = true;
+	parent.except = parent.format = parent.parent = NULL;
+	return parent;
+}
+
+static void look_at_table(struct image *img, const struct request *req, struct facts *facts)
+{
 	int code;
 
 	msg_hush(true);
-	code = image_plan(img, req->readonly, &plan);
+	code = layout_plan(img, req->readonly, false);
 	msg_hush(false);
 	if (code)
 		add(facts, "table", (enum exit_code)code, "%s", failure_text());
 	else
-		ok(facts, "table", "%zu line%s, whole blocks of %u bytes", plan.lines.n,
-		   plan.lines.n == 1 ? "" : "s", img->logical_block);
-	plan_free(&plan);
+		ok(facts, "table", "%zu %s, whole blocks of %u bytes", img->plan.lines.n,
+		   img->plan.format	    ? "pieces in a line of the target vdisk"
+		   : img->plan.lines.n == 1 ? "line"
+					    : "lines",
+		   img->logical_block);
+}
+
+struct damage {
+	unsigned long long faults;
+	char *first;
+};
+
+static void take_fault(void *ctx, const struct vdisk_fault *f)
+{
+	struct damage *d = ctx;
+	char *other = f->other == VDISK_NOWHERE ? text_copy("")
+						: text(" %llu", (unsigned long long)f->other);
+
+	if (!d->faults++)
+		d->first = text("block %llu (its entry is at byte %llu of the file, and says byte "
+				"%llu) %s%s",
+				(unsigned long long)f->index, (unsigned long long)f->entry,
+				(unsigned long long)f->home, f->problem, other);
+	free(other);
+}
+
+static void look_at_entries(struct image *img, const struct request *req, struct facts *facts)
+{
+	struct damage d = { 0 };
+	int ret = vdisk_check(img->vd, take_fault, &d);
+
+	if (ret < 0)
+		add(facts, "entries", exit_code_of(-ret), "the tables cannot be read: %s",
+		    strerror(-ret));
+	else if (!ret)
+		ok(facts, "entries", "all of its tables' entries point to places of their own");
+	else if (req->readonly)
+		caution(facts, "entries", "%llu entries are wrong, the first: %s", d.faults,
+			d.first);
+	else
+		add(facts, "entries", DAMAGED,
+		    "%llu entries are wrong, the first: %s; --readonly reads the rest", d.faults,
+		    d.first);
+	free(d.first);
+}
+
+static void look_at_room(struct image *img, struct facts *facts)
+{
+	struct vdisk_usage u;
+
+	if (!vdisk_usage(img->vd, &u))
+		ok(facts, "room", "%s have a place in the file, and there is room for %s more",
+		   human_size(u.allocated), human_size(u.room));
+}
+
+void safety_look_tables(struct image *img, const struct request *req, struct facts *facts)
+{
+	const struct vdisk_info *info = vdisk_info(img->vd);
+
+	if (!info->block_size)
+		return;
+	if (info->footer_lost)
+		caution(facts, "footer",
+			"the footer at its end is lost, so nothing can be added: `ntfsmap "
+			"reserve` writes it again");
+	else if (info->copy_differs)
+		caution(facts, "footer",
+			"the footer at its end and the copy at its start do not say the same");
+	else
+		ok(facts, "footer", "the footer at its end and the copy at its start are good");
+	look_at_entries(img, req, facts);
+	look_at_room(img, facts);
+}
+
+static void look_at_parent(struct image *child, const struct request *req, struct facts *facts)
+{
+	struct request as_parent = safety_of_parent(req);
+	struct image *img = child->parent;
+	struct facts own;
+	int code;
+
+	if (child->stale)
+		caution(facts, "parent",
+			"%s was changed after %s was made: what they show together may be damaged",
+			img->name, child->name);
+	else
+		ok(facts, "parent", "%s", img->name);
+	msg_hush(true);
+	code = safety_look(img, &as_parent, &own);
+	if (!code)
+		code = safety_enforce(img, &own);
+	if (!code)
+		code = layout_plan(img, true, false);
+	msg_hush(false);
+	if (code)
+		add(facts, "parent", (enum exit_code)code, "%s", failure_text());
+	facts_free(&own);
+}
+
+static void look_at_chain(struct image *img, const struct request *req, struct facts *facts)
+{
+	int code;
+
+	msg_hush(true);
+	code = chain_open(img, req->parent);
+	msg_hush(false);
+	if (code)
+		add(facts, "parent", (enum exit_code)code, "%s", failure_text());
+	for (; !code && img->parent; img = img->parent)
+		look_at_parent(img, req, facts);
 }
 
 void safety_look_image(struct image *img, const struct request *req, struct facts *facts)
@@ -386,7 +527,9 @@ void safety_look_image(struct image *img, const struct request *req, struct fact
 		caution(facts, "tail",
 			"the last %llu bytes do not fill a sector and are not part of the disk",
 			(unsigned long long)info->tail);
-	look_at_alignment(img, req, facts);
+	safety_look_tables(img, req, facts);
+	look_at_chain(img, req, facts);
+	look_at_table(img, req, facts);
 	if (info->saved_state)
 		caution(facts, "saved-state",
 			"it belongs to a virtual machine in a saved state, which "
@@ -438,6 +581,5 @@ void facts_free(struct facts *facts)
 	for (size_t i = 0; i < facts->n; i++)
 		free(facts->v[i].text);
 	free(facts->v);
-	users_free(&facts->users);
 	*facts = (struct facts){ 0 };
 }

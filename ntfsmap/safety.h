@@ -11,8 +11,14 @@
 
 struct request {
 	bool readonly;
+	bool as_static;	    /* read-only, of stock targets */
+	bool base;	    /* a parent: nobody may write to it */
+	const char *parent; /* the SOURCE that names the first parent, or NULL */
 	const char *format;
-	const char *except;		  /* a mapping that does not count: the one reloaded */
+	const char *except; /* a mapping that does not count: the one reloaded */
+	/* reload and verify: the device and all others; its parents are those that it has now */
+	const struct dm_device *live;
+	const struct dm_devices *devices;
 	const char *allowed[MAX_ALLOWED]; /* --allow words */
 	size_t n_allowed;
 };
@@ -29,17 +35,24 @@ struct fact {
 struct facts {
 	struct fact *v;
 	size_t n;
-	struct users users; /* as found meanwhile */
 };
+
+/* The same request for a parent of the image. */
+struct request safety_of_parent(const struct request *req);
 
 /* The words that --allow takes, NULL-terminated. */
 extern const char *const safety_words[];
 
-/* Look at volume and file. vol facts only when img->file is NULL and img->vol is not. */
+/* Look at volume and file; sets img->users. vol facts only when img->file is NULL and img->vol is
+ * not. */
 int safety_look(struct image *img, const struct request *req, struct facts *facts);
 
-/* The same for the image in the file, after safety_look(); opens it by image_probe(). */
+/* The same for the image in the file and for its parents, after safety_look(); opens them by
+ * image_probe() and chain_open(). */
 void safety_look_image(struct image *img, const struct request *req, struct facts *facts);
+
+/* A part of it: what the tables of an image say that is open. */
+void safety_look_tables(struct image *img, const struct request *req, struct facts *facts);
 
 /* The exit code of the first objection, DONE without one. */
 enum exit_code safety_verdict(const struct facts *facts);

@@ -4,7 +4,9 @@
  * disk, or a file behind a loop device), and two uses collide where pieces of the same bottom
  * overlap.
  *
- * struct node     what lies directly below a device; cached, as there may be 100 000 extents
+ * struct node     what lies directly below a device; cached, as there may be 100 000 extents. A
+ *                 vdisk device is a bottom for what lies on it: where a sector of its disk is in
+ *                 the file only the target knows, and nobody else can write to the file
  * struct piece    a range of a bottom
  * expand()        range -> pieces
  * ours            our own pieces, sorted
@@ -298,19 +300,42 @@ static bool opaque_claims(struct search *s, const struct dm_line *line)
 	return hit;
 }
 
-static bool lines_claim(struct search *s, const struct dm_line *lines, size_t n)
+/* The target vdisk claims the place of its whole file. */
+static bool file_claims(struct search *s, const struct plan *plan)
 {
+	bool hit = false;
+	dev_t dev;
+
+	for (size_t i = 0; i < plan->lines.n && !hit; i++) {
+		const struct vdisk_extent *e = &plan->lines.v[i];
+
+		if (dm_parse_device(plan->devices[plan_device_of(e->device)], &dev))
+			hit = claims(s, dev, plan_sector_of(e->device), e->count);
+	}
+	return hit;
+}
+
+static bool line_claims(struct search *s, const struct dm_line *line)
+{
+	struct plan plan;
 	uint64_t offset;
 	dev_t below;
+	bool hit;
 
-	for (size_t i = 0; i < n; i++) {
-		bool hit = dm_linear_line(&lines[i], &below, &offset)
-				   ? claims(s, below, offset, lines[i].count)
-				   : opaque_claims(s, &lines[i]);
+	if (dm_linear_line(line, &below, &offset))
+		return claims(s, below, offset, line->count);
+	if (!dm_vdisk_line(line, &plan))
+		return opaque_claims(s, line);
+	hit = file_claims(s, &plan);
+	plan_free(&plan);
+	return hit;
+}
 
-		if (hit)
+static bool lines_claim(struct search *s, const struct dm_line *lines, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (line_claims(s, &lines[i]))
 			return true;
-	}
 	return false;
 }
 
@@ -339,9 +364,10 @@ static void find_mappings(struct search *s, const char *except, struct users *u)
 			continue;
 		if (d->readonly && !strncmp(d->uuid, DM_OURS "HOST-", strlen(DM_OURS "HOST-")))
 			continue; /* a view of the whole volume, made to live beside us */
-		if (device_claims(s, d))
-			set_once(d->readonly ? &u->reader : &u->writer,
-				 text("/dev/mapper/%s", d->name));
+		if (!device_claims(s, d))
+			continue;
+		set_once(d->readonly ? &u->reader : &u->writer, text("/dev/mapper/%s", d->name));
+		u->base |= d->readonly && !strncmp(d->uuid, DM_BASE, strlen(DM_BASE));
 	}
 }
 

@@ -23,6 +23,7 @@ struct users {
 	bool held;	  /* somebody else holds it exclusively */
 	char *writer;	  /* who maps some of the sectors read-write, or NULL */
 	char *reader;	  /* who maps some of them read-only */
+	bool base;	  /* then: as the parent of open images, which writing would destroy */
 };
 
 /* The device or regular file that the volume or image is on. */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* info, map, cat and check: the verbs that only look. They show what they can of files that must
+/* info, cat and check: verbs that only look. They show what they can of files that must
  * not be mapped, too. */
 #include <errno.h>
 #include <signal.h>
@@ -9,20 +9,23 @@
 #include <unistd.h>
 
 #include "blk.h"
+#include "chain.h"
 #include "verb.h"
 
-static json_t *uuid_json(const struct vdisk_info *info)
+static char *uuid_text(const uint8_t *u)
 {
-	const uint8_t *u = info->uuid;
-	char buf[40];
+	return text("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0],
+		    u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12],
+		    u[13], u[14], u[15]);
+}
 
-	if (!info->has_uuid)
-		return json_null();
-	snprintf(buf, sizeof(buf),
-		 "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1],
-		 u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14],
-		 u[15]);
-	return json_string(buf);
+static json_t *uuid_json(const uint8_t *uuid, bool known)
+{
+	char *words = known ? uuid_text(uuid) : NULL;
+	json_t *j = words ? json_string(words) : json_null();
+
+	free(words);
+	return j;
 }
 
 static json_t *file_json(const struct ntfs_file *f)
@@ -46,21 +49,55 @@ static json_t *volume_json(const struct volume *vol)
 			 (int)vol->cluster_size, "clusters", (json_int_t)vol->clusters);
 }
 
-static json_t *image_json(const struct vdisk_info *info)
+static json_t *image_json(struct vdisk *vd)
 {
-	return json_pack("{s:s, s:s?, s:I, s:I, s:s, s:o, s:b, s:I, s:I}", "format", info->format,
-			 "subformat", info->subformat, "virtual_size",
-			 (json_int_t)info->virtual_size, "file_size", (json_int_t)info->file_size,
-			 "creator", info->creator, "uuid", uuid_json(info), "saved_state",
-			 info->saved_state, "geometry_size", (json_int_t)info->chs_size,
-			 "current_size", (json_int_t)info->current_size);
+	const struct vdisk_info *info = vdisk_info(vd);
+	struct vdisk_usage usage;
+	json_t *j = json_must(json_pack(
+		"{s:s, s:s?, s:I, s:I, s:s, s:o, s:b, s:I, s:I}", "format", info->format,
+		"subformat", info->subformat, "virtual_size", (json_int_t)info->virtual_size,
+		"file_size", (json_int_t)info->file_size, "creator", info->creator, "uuid",
+		uuid_json(info->uuid, info->has_uuid), "saved_state", info->saved_state,
+		"geometry_size", (json_int_t)info->chs_size, "current_size",
+		(json_int_t)info->current_size));
+
+	if (!info->block_size)
+		return j;
+	json_object_set_new(j, "block_size", json_integer(info->block_size));
+	if (!vdisk_usage(vd, &usage)) {
+		json_object_set_new(j, "allocated", json_integer((json_int_t)usage.allocated));
+		json_object_set_new(j, "room", json_integer((json_int_t)usage.room));
+	}
+	json_object_set_new(j, "footer_lost", json_boolean(info->footer_lost));
+	json_object_set_new(j, "copy_differs", json_boolean(info->copy_differs));
+	if (info->needs_parent)
+		json_object_set_new(j, "parent_uuid", uuid_json(info->parent_uuid, true));
+	return j;
 }
 
-static json_t *info_json(const struct image *img)
+/* The parents, the nearest first. A chain that is not complete says why it ends. */
+static json_t *parents_json(const struct image *img, const char *missing)
 {
-	json_t *j = json_pack("{s:o, s:o}", "source", json_text(img->name), "image",
-			      image_json(vdisk_info(img->vd)));
+	json_t *list = json_array();
 
+	for (; img->parent; img = img->parent)
+		json_array_append_new(
+			list, json_must(json_pack("{s:o, s:b, s:o}", "source",
+						  json_text(img->parent->name), "stale", img->stale,
+						  "image", image_json(img->parent->vd))));
+	if (missing)
+		json_array_append_new(list, json_must(json_pack("{s:n, s:o}", "source", "problem",
+								json_text(missing))));
+	return list;
+}
+
+static json_t *info_json(const struct image *img, const char *missing)
+{
+	json_t *j = json_must(json_pack("{s:o, s:o}", "source", json_text(img->name), "image",
+					image_json(img->vd)));
+
+	if (vdisk_info(img->vd)->needs_parent)
+		json_object_set_new(j, "parents", parents_json(img, missing));
 	if (img->file) {
 		json_object_set_new(j, "file", json_must(file_json(img->file)));
 		json_object_set_new(j, "volume", json_must(volume_json(img->vol)));
@@ -93,7 +130,45 @@ static void print_file(const struct ntfs_file *f)
 					 : "none");
 }
 
-static void print_info(const struct image *img)
+static void print_blocks(const struct image *img)
+{
+	const struct vdisk_info *info = vdisk_info(img->vd);
+	struct vdisk_usage usage;
+	int ret;
+
+	if (!info->block_size)
+		return;
+	print_size("block size:", info->block_size);
+	ret = vdisk_usage(img->vd, &usage);
+	if (ret) {
+		printf("%-15s damaged tables (%s): see ntfsmap check\n",
+		       "allocated:", strerror(-ret));
+		return;
+	}
+	print_size("allocated:", usage.allocated);
+	print_size("room left:", usage.room);
+	if (info->footer_lost)
+		printf("%-15s lost at the end of the file: see ntfsmap check\n", "footer:");
+}
+
+static void print_parents(const struct image *img, const char *missing)
+{
+	for (; img->parent; img = img->parent) {
+		const struct vdisk_info *info = vdisk_info(img->parent->vd);
+
+		printf("%-15s %s (%s %s)%s\n", "parent:", img->parent->name, info->format,
+		       info->subformat ? info->subformat : "",
+		       img->stale ? ", changed after its child was made" : "");
+	}
+	if (missing) {
+		char *uuid = uuid_text(vdisk_info(img->vd)->parent_uuid);
+
+		printf("%-15s not found, unique id %s: %s\n", "parent:", uuid, missing);
+		free(uuid);
+	}
+}
+
+static void print_info(const struct image *img, const char *missing)
 {
 	const struct vdisk_info *info = vdisk_info(img->vd);
 
@@ -102,18 +177,20 @@ static void print_info(const struct image *img)
 	       info->subformat ? info->subformat : "");
 	print_size("virtual size:", info->virtual_size);
 	print_size("file size:", info->file_size);
+	print_blocks(img);
 	if (*info->creator)
 		printf("%-15s \"%s\"\n", "creator:", info->creator);
 	if (info->has_uuid) {
-		json_t *uuid = uuid_json(info);
+		char *uuid = uuid_text(info->uuid);
 
-		printf("%-15s %s\n", "unique id:", json_string_value(uuid));
-		json_decref(uuid);
+		printf("%-15s %s\n", "unique id:", uuid);
+		free(uuid);
 	}
 	if (info->chs_size && info->chs_size != info->current_size)
 		printf("%-15s current size %llu, disk geometry %llu\n",
 		       "sizes:", (unsigned long long)info->current_size,
 		       (unsigned long long)info->chs_size);
+	print_parents(img, missing);
 	if (img->file)
 		print_file(img->file);
 }
@@ -135,7 +212,7 @@ static int need_readable(const struct image *img)
 	return DONE;
 }
 
-static int open_readable(const char *spec, const struct options *opt, struct image *img)
+static int open_readable(const char *spec, const struct request *req, struct image *img)
 {
 	int code = image_open(spec, img);
 
@@ -143,7 +220,7 @@ static int open_readable(const char *spec, const struct options *opt, struct ima
 		return code;
 	code = need_readable(img);
 	if (!code)
-		code = image_probe(img, opt->req.format);
+		code = image_probe(img, req->format);
 	if (code)
 		image_close(img);
 	return code;
@@ -151,82 +228,39 @@ static int open_readable(const char *spec, const struct options *opt, struct ima
 
 int verb_info(int argc, char **argv, const struct options *opt)
 {
+	char *missing = NULL;
 	struct image img;
-	int code = open_readable(argv[0], opt, &img);
+	int code = open_readable(argv[0], &opt->req, &img);
 
 	(void)argc;
 	if (code)
 		return code;
+	msg_hush(true); /* what can be told is told without the parents */
+	if (chain_open(&img, opt->req.parent))
+		missing = text_copy(failure_text());
+	msg_hush(false);
 	if (opt->json) {
-		code = print_json(info_json(&img));
+		code = print_json(info_json(&img, missing));
 	} else {
-		print_info(&img);
+		print_info(&img, missing);
 		code = finish_stdout();
 	}
+	free(missing);
 	image_close(&img);
 	return code;
 }
 
-/* One line as qemu-img map has it, with the place on the device in addition. */
-static json_t *line_json(const struct image *img, const struct vdisk_extent *line)
+int open_disk(const char *spec, const struct request *req, struct image *img)
 {
-	bool hole = line->device == VDISK_HOLE;
-	json_t *j = json_pack("{s:I, s:I, s:i, s:b, s:b, s:b}", "start",
-			      (json_int_t)line->file * 512, "length", (json_int_t)line->count * 512,
-			      "depth", 0, "present", !hole, "zero", hole, "data", !hole);
+	int code = open_readable(spec, req, img);
 
-	if (!hole) {
-		/* flat formats: the image file's offset is the disk's */
-		json_object_set_new(j, "offset", json_integer((json_int_t)line->file * 512));
-		json_object_set_new(j, "device", json_text(img->where.path));
-		json_object_set_new(j, "device_offset",
-				    json_integer((json_int_t)line->device * 512));
-	}
-	return j;
-}
-
-static int print_map(const struct image *img, const struct plan *plan, bool as_json)
-{
-	json_t *list = as_json ? json_array() : NULL;
-
-	if (!as_json)
-		printf("%-18s  %-18s  %-18s  %s\n", "Offset", "Length", "Mapped to", "File");
-	for (size_t i = 0; i < plan->lines.n; i++) {
-		const struct vdisk_extent *line = &plan->lines.v[i];
-
-		if (as_json)
-			json_array_append_new(list, json_must(line_json(img, line)));
-		else if (line->device != VDISK_HOLE)
-			printf("0x%-16llx  0x%-16llx  0x%-16llx  %s\n",
-			       (unsigned long long)line->file * 512,
-			       (unsigned long long)line->count * 512,
-			       (unsigned long long)line->device * 512, img->where.path);
-	}
-	return as_json ? print_json(list) : finish_stdout();
-}
-
-int verb_map(int argc, char **argv, const struct options *opt)
-{
-	struct plan plan = { 0 };
-	struct image img;
-	int code = open_readable(argv[0], opt, &img);
-
-	(void)argc;
 	if (code)
 		return code;
-	if (img.file && img.file->resident)
-		code = fail(REFUSED, "%s is inside its MFT record and has no clusters", img.name);
-	else if (img.file && img.file->attr_flags & 0xff)
-		code = fail(REFUSED, "%s is compressed: its clusters do not hold its bytes",
-			    img.name);
-	else if (img.file && img.file->runs != RUNS_GOOD)
-		code = fail(DAMAGED, "%s: %s", img.name, img.file->runs_problem);
-	if (!code)
-		code = image_plan(&img, true, &plan);
-	if (!code)
-		code = print_map(&img, &plan, opt->json);
-	plan_free(&plan);
-	image_close(&img);
+	code = chain_open(img, req->parent);
+	for (const struct image *i = img->parent; i && !code; i = i->parent)
+		code = need_readable(i);
+	if (code)
+		image_close(img);
 	return code;
 }
 
@@ -290,7 +324,7 @@ static int cat_image(const struct image *img)
 int verb_cat(int argc, char **argv, const struct options *opt)
 {
 	struct image img;
-	int code = open_readable(argv[0], opt, &img);
+	int code = open_disk(argv[0], &opt->req, &img);
 
 	(void)argc;
 	if (code)

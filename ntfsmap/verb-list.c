@@ -4,6 +4,9 @@
 #include <string.h>
 #include <sys/sysmacros.h>
 
+#include "bases.h"
+#include "chain.h"
+#include "layout.h"
 #include "mapping.h"
 #include "verb.h"
 
@@ -42,7 +45,7 @@ int print_json(json_t *j)
 }
 
 struct removal {
-	const char *name;
+	const struct dm_device *device;
 	bool deferred;
 };
 
@@ -50,7 +53,7 @@ static int remove_device(void *ctx)
 {
 	const struct removal *r = ctx;
 
-	return dm_remove(r->name, r->deferred);
+	return bases_remove(r->device, r->deferred);
 }
 
 static int close_one(const char *name, bool deferred)
@@ -64,8 +67,7 @@ static int close_one(const char *name, bool deferred)
 	if (code)
 		return code;
 	users = dm_users(&d);
-	r.name = d.name;
-	r.deferred = deferred && d.open_count > 0;
+	r = (struct removal){ &d, deferred };
 	if (!deferred && d.open_count > 0 && users)
 		code = fail(BUSY, "%s is in use: %s (--deferred closes it when that ends)", d.name,
 			    users);
@@ -94,21 +96,60 @@ int verb_close(int argc, char **argv, const struct options *opt)
 	return first;
 }
 
+/* What the target vdisk says of itself: "rw 12/64 40960 …", DESIGN.md section 4. */
+struct state {
+	char mode[16];
+	char allocated[24], total[24], room[24]; /* "-" where it is not known */
+};
+
+static bool read_state(const struct dm_device *d, struct state *s)
+{
+	char *params = dm_is_vdisk(d) ? dm_state(d->name) : NULL;
+	bool known = params && sscanf(params, "%15s %23[0-9-]/%23[0-9-] %23s", s->mode,
+				      s->allocated, s->total, s->room) == 4;
+
+	free(params);
+	return known;
+}
+
+static json_t *number_json(const char *number, int unit)
+{
+	return *number >= '0' && *number <= '9' ? json_integer(strtoll(number, NULL, 10) * unit)
+						: json_null();
+}
+
+static const char *mode_of(const struct dm_device *d, const struct state *s)
+{
+	if (!d->live)
+		return "half";
+	if (*s->mode && (!d->readonly || strcmp(s->mode, "rw")))
+		return s->mode;
+	return d->readonly ? "ro" : "rw";
+}
+
 /* What list and status tell about one mapping. */
 static json_t *describe(const struct dm_device *d, const struct mapping *m)
 {
+	struct state state = { 0 };
+	bool known = read_state(d, &state);
 	char *source = mapping_source(m);
 	char *users = dm_users(d);
-	json_t *j =
-		json_pack("{s:s, s:o, s:s, s:s, s:I, s:n, s:i, s:o, s:s, s:i, s:o, s:b}", "name",
-			  d->name, "source", json_text(source), "format", m->format, "mode",
-			  !d->live	? "half"
-			  : d->readonly ? "ro"
-					: "rw",
-			  "size", (json_int_t)d->sectors * 512, "room", "users", d->open_count,
-			  "used_by", json_text(users), "uuid", d->uuid, "extents", (int)d->n,
-			  "table_device", json_text(m->device), "suspended", d->suspended);
+	struct plan plan = { 0 };
+	bool ours = dm_plan_of(d, &plan);
+	json_t *j = json_pack(
+		"{s:s, s:o, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:i, s:o, s:s, s:i, s:o, s:s?, s:b}",
+		"name", d->name, "source", json_text(source), "kind",
+		m->base			  ? "base"
+		: m->kind == MAPPING_HOST ? "host"
+					  : "image",
+		"format", m->format, "mode", mode_of(d, &state), "size",
+		(json_int_t)d->sectors * 512, "room", number_json(known ? state.room : "", 512),
+		"allocated", number_json(state.allocated, 1), "total", number_json(state.total, 1),
+		"users", d->open_count, "used_by", json_text(users), "uuid", d->uuid, "extents",
+		(int)(ours ? plan.lines.n : d->n), "table_device", json_text(m->device), "parent",
+		plan.parent, "suspended", d->suspended);
 
+	plan_free(&plan);
 	free(source);
 	free(users);
 	return json_must(j);
@@ -132,21 +173,32 @@ static size_t column(json_t *list, const char *key, size_t width)
 	return width;
 }
 
+/* "1.5 GiB", or "-" where it is not known. */
+static const char *size_text(json_t *j, const char *key)
+{
+	json_t *size = json_object_get(j, key);
+
+	return json_is_integer(size) ? human_size((unsigned long long)json_integer_value(size))
+				     : "-";
+}
+
 static void print_list(json_t *list)
 {
 	int name = (int)column(list, "name", 4), source = (int)column(list, "source", 6);
+	int mode = (int)column(list, "mode", 4);
 
 	if (json_array_size(list))
-		printf("%-*s  %-*s  %-6s  %-4s  %10s  %4s  %5s\n", name, "NAME", source, "SOURCE",
-		       "FORMAT", "MODE", "SIZE", "ROOM", "USERS");
+		printf("%-*s  %-*s  %-6s  %-*s  %10s  %8s  %5s\n", name, "NAME", source, "SOURCE",
+		       "FORMAT", mode, "MODE", "SIZE", "ROOM", "USERS");
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		json_t *j = json_array_get(list, i);
+		bool base = !strcmp(str(j, "kind"), "base");
 
-		printf("%-*s  %-*s  %-6s  %-4s  %10s  %4s  %5lld\n", name, str(j, "name"), source,
-		       str(j, "source"), str(j, "format"), str(j, "mode"),
-		       human_size(
-			       (unsigned long long)json_integer_value(json_object_get(j, "size"))),
-		       str(j, "room"), (long long)json_integer_value(json_object_get(j, "users")));
+		printf("%-*s  %-*s  %-6s  %-*s  %10s  %8s  %5lld%s%s\n", name, str(j, "name"),
+		       source, str(j, "source"), str(j, "format"), mode, str(j, "mode"),
+		       size_text(j, "size"), size_text(j, "room"),
+		       (long long)json_integer_value(json_object_get(j, "users")),
+		       base ? "  parent, " : "", base ? str(j, "used_by") : "");
 	}
 }
 
@@ -178,6 +230,22 @@ int verb_list(int argc, char **argv, const struct options *opt)
 	return finish_stdout();
 }
 
+static void print_status(const struct dm_device *d, const struct mapping *m, json_t *j)
+{
+	printf("name:     %s%s\nsource:   %s\nformat:   %s\nmode:     %s%s\n", d->name,
+	       m->base ? " (the parent of other images)" : "", str(j, "source"), m->format,
+	       str(j, "mode"), d->suspended ? " (suspended)" : "");
+	printf("size:     %llu (%s)\nroom:     %s\nextents:  %lld\n",
+	       (unsigned long long)d->sectors * 512, human_size(d->sectors * 512),
+	       size_text(j, "room"), (long long)json_integer_value(json_object_get(j, "extents")));
+	printf("device:   %u:%u on %u:%u\n", major(d->dev), minor(d->dev), major(m->table_dev),
+	       minor(m->table_dev));
+	if (json_is_string(json_object_get(j, "parent")))
+		printf("parent:   %s\n", str(j, "parent"));
+	printf("users:    %d%s%s\nuuid:     %s\n", d->open_count, d->open_count ? ", " : "",
+	       d->open_count ? str(j, "used_by") : "", d->uuid);
+}
+
 int verb_status(int argc, char **argv, const struct options *opt)
 {
 	struct dm_device d;
@@ -192,15 +260,7 @@ int verb_status(int argc, char **argv, const struct options *opt)
 	if (opt->json) {
 		code = print_json(json_incref(j));
 	} else {
-		printf("name:     %s\nsource:   %s\nformat:   %s\nmode:     %s%s\n", d.name,
-		       str(j, "source"), m.format, str(j, "mode"),
-		       d.suspended ? " (suspended)" : "");
-		printf("size:     %llu (%s)\nroom:     %s\nextents:  %zu\n",
-		       (unsigned long long)d.sectors * 512, human_size(d.sectors * 512),
-		       str(j, "room"), d.n);
-		printf("device:   %u:%u on %u:%u\nusers:    %d%s%s\nuuid:     %s\n", major(d.dev),
-		       minor(d.dev), major(m.table_dev), minor(m.table_dev), d.open_count,
-		       d.open_count ? ", " : "", d.open_count ? str(j, "used_by") : "", d.uuid);
+		print_status(&d, &m, j);
 		code = finish_stdout();
 	}
 	json_decref(j);
@@ -234,51 +294,85 @@ static void describe_place(const struct plan *plan, uint64_t sector, char *buf, 
 	else if (e.device == VDISK_HOLE)
 		snprintf(buf, size, "reads zeros");
 	else
-		snprintf(buf, size, "uses sector %llu", (unsigned long long)e.device);
+		snprintf(buf, size, "uses sector %llu",
+			 (unsigned long long)plan_sector_of(e.device));
 }
 
-static int compare(const struct dm_device *d, const struct image *img, const struct plan *disk)
+static int compare_lines(const struct dm_device *d, const struct image *img,
+			 const struct plan *live)
 {
-	struct plan live;
-	uint64_t sector;
+	const struct plan *disk = &img->plan;
 	char a[64], b[64];
-	bool differ, grew;
-	dev_t dev;
+	uint64_t sector;
+	bool grew;
 
-	if (!dm_plan_of(d, &live, &dev))
-		return fail(DAMAGED, "%s: the live table has targets that ntfsmap does not make",
-			    d->name);
-	differ = first_difference(&live, disk, &sector);
-	grew = differ && sector == live.lines.sectors;
-	describe_place(&live, sector, a, sizeof(a));
-	describe_place(disk, sector, b, sizeof(b));
-	plan_free(&live);
-	if (!differ)
+	if (!first_difference(live, disk, &sector))
 		return DONE;
-	return fail(DAMAGED, "%s: at sector %llu the open mapping %s, but %s now %s: %s", d->name,
-		    (unsigned long long)sector, a, img->name, b,
+	grew = sector == live->lines.sectors;
+	describe_place(live, sector, a, sizeof(a));
+	describe_place(disk, sector, b, sizeof(b));
+	return fail(DAMAGED, "%s: at sector %llu%s the open mapping %s, but %s now %s: %s", d->name,
+		    (unsigned long long)sector, live->format ? " of the file" : "", a, img->name, b,
 		    grew ? "it only grew, `ntfsmap reload` follows"
 			 : "what is written goes where the file no longer is, close it at once");
 }
 
+static int compare(const struct dm_device *d, struct image *img)
+{
+	struct plan live;
+	int code;
+
+	if (!dm_plan_of(d, &live))
+		return fail(DAMAGED, "%s: the live table has targets that ntfsmap does not make",
+			    d->name);
+	code = layout_plan(img, d->readonly, !live.format && layout_needs_vdisk(img));
+	if (!code)
+		code = compare_lines(d, img, &live);
+	if (!code && live.format &&
+	    (live.sectors != img->plan.sectors || live.file_bytes != img->plan.file_bytes))
+		code = fail(DAMAGED,
+			    "%s: the open mapping is a disk of %llu bytes in a file of %llu, but "
+			    "%s now is one of %llu in %llu: `ntfsmap reload` follows",
+			    d->name, (unsigned long long)live.sectors * 512,
+			    (unsigned long long)live.file_bytes, img->name,
+			    (unsigned long long)img->plan.sectors * 512,
+			    (unsigned long long)img->plan.file_bytes);
+	plan_free(&live);
+	return code;
+}
+
+static int verify_chain(const struct dm_device *d, const struct dm_devices *all,
+			const struct mapping *m, struct image *img)
+{
+	bool live = dm_is_vdisk(d);
+	int code = DONE;
+
+	if (img->file && img->file->runs != RUNS_GOOD)
+		code = fail(DAMAGED, "%s: %s", img->name,
+			    img->file->runs_problem ? img->file->runs_problem
+						    : "it has no runs now");
+	if (!code)
+		code = image_probe(img, m->format);
+	if (!code)
+		code = live ? chain_open_live(img, d, all) : chain_open(img, NULL);
+	for (size_t depth = 0; img && !code; img = live ? img->parent : NULL)
+		code = compare(chain_device(d, all, depth++), img);
+	return code;
+}
+
 static int verify_image(const struct dm_device *d, const struct mapping *m)
 {
-	struct plan plan = { 0 };
+	struct dm_devices all;
 	struct image img;
 	int code = mapping_open_image(m, &img);
 
 	if (code)
 		return code;
-	if (img.file && img.file->runs != RUNS_GOOD)
-		code = fail(DAMAGED, "%s: %s", img.name,
-			    img.file->runs_problem ? img.file->runs_problem : "it has no runs now");
-	if (!code)
-		code = image_probe(&img, m->format);
-	if (!code)
-		code = image_plan(&img, d->readonly, &plan);
-	if (!code)
-		code = compare(d, &img, &plan);
-	plan_free(&plan);
+	code = dm_read_all(&all);
+	if (!code) {
+		code = verify_chain(d, &all, m, &img);
+		dm_devices_free(&all);
+	}
 	image_close(&img);
 	return code;
 }

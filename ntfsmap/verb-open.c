@@ -5,23 +5,28 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "bases.h"
 #include "blk.h"
+#include "chain.h"
+#include "layout.h"
 #include "loop.h"
 #include "mapping.h"
 #include "verb.h"
 
 struct creation {
 	const char *name;
+	struct image *img; /* or a view: */
 	const char *uuid;
 	const struct plan *plan;
-	bool hidden;
 };
 
 static int create(void *ctx)
 {
 	const struct creation *c = ctx;
 
-	return dm_create(c->name, c->uuid, c->plan, c->hidden);
+	if (c->img)
+		return bases_create(c->img, c->name);
+	return dm_create(c->name, c->uuid, c->plan, true, NULL);
 }
 
 static int refuse_existing(const char *name)
@@ -50,50 +55,89 @@ static int begin(const char *name)
 }
 
 /* A regular file needs a loop device; so does a device that a mount has claimed. */
-static int through_loop(const struct image *img, bool readonly, struct plan *plan, int *fd)
+static int through_loop(struct image *img, bool readonly)
 {
 	char *path;
 	dev_t dev;
-	int code = loop_attach(img->where.path, readonly, fd, &path);
+	int fd, code = loop_attach(img->where.path, readonly, &fd, &path);
 
 	if (code)
 		return code;
+	img->loop = fd;
 	if (!blk_dev_of(path, &dev)) {
 		code = fail(SYSTEM, "%s has vanished", path);
 	} else {
-		free(plan->device);
-		plan->device = text("%u:%u", major(dev), minor(dev));
+		free(img->device);
+		img->device = text("%u:%u", major(dev), minor(dev));
 		debug("%s is used through %s", img->where.path, path);
 	}
 	free(path);
 	return code;
 }
 
-static int make_device(const struct image *img, const struct request *req, const char *name,
-		       struct plan *plan, const struct users *users)
+/* Where it is needed, and once for a file or device that several images of the chain are on. The
+ * child's may be read-write: a table can be read-only on that. */
+static int attach_loops(struct image *img, bool readonly)
 {
-	char *uuid = mapping_uuid(img, name);
-	struct creation c = { name, uuid, plan, false };
-	int loop = -1, code = DONE;
+	const struct image *first = img;
+	int code = DONE;
 
-	if (!img->where.is_block || users->claimed)
-		code = through_loop(img, req->readonly, plan, &loop);
-	if (!code && users->claimed)
-		note("%s is mounted on %s: going through a loop device, at about twice the cost; "
-		     "`ntfsmap host` makes a view that can be mounted instead",
-		     img->where.path, users->mount_point);
+	for (; img && !code; img = img->parent, readonly = true) {
+		if (img->where.is_block && !img->users.claimed)
+			continue;
+		if (img != first && !strcmp(img->where.path, first->where.path)) {
+			free(img->device);
+			img->device = text_copy(first->device);
+			continue;
+		}
+		code = through_loop(img, readonly);
+		if (!code && img->users.claimed)
+			note("%s is mounted on %s: going through a loop device, at about twice the "
+			     "cost; `ntfsmap host` makes a view that can be mounted instead",
+			     img->where.path, img->users.mount_point);
+	}
+	return code;
+}
+
+static void note_room(const struct image *img)
+{
+	struct vdisk_usage u;
+
+	if (img->plan.readonly || !img->plan.format || vdisk_usage(img->vd, &u))
+		return;
+	if (u.room)
+		note("%s: %s have a place in the file, and there is room for %s more", img->name,
+		     human_size(u.allocated), human_size(u.room));
+	else if (u.allocated < vdisk_info(img->vd)->virtual_size)
+		note("%s: %s have a place in the file, and there is no room for more: writing "
+		     "elsewhere will fail (`ntfsmap reserve` makes room on a mounted volume)",
+		     img->name, human_size(u.allocated));
+}
+
+static int open_image(struct image *img, const struct options *opt, const char *name)
+{
+	bool readonly = opt->req.readonly || opt->req.as_static;
+	struct creation c = { .name = name, .img = img };
+	int code = prepare(img, &opt->req);
+
+	if (!code && !opt->test)
+		code = attach_loops(img, readonly);
 	if (!code)
+		code = layout_chain(img, readonly, opt->req.as_static);
+	if (code)
+		return code;
+	note_room(img);
+	if (opt->test)
+		note("%s could be opened", img->name);
+	else
 		code = mapping_change(create, &c);
-	if (loop >= 0)
-		close(loop); /* from now on the device keeps it */
-	free(uuid);
+	if (!code && !opt->test)
+		printf("/dev/mapper/%s\n", name);
 	return code;
 }
 
 int verb_open(int argc, char **argv, const struct options *opt)
 {
-	struct users users = { 0 };
-	struct plan plan = { 0 };
 	struct image img;
 	int code;
 
@@ -103,16 +147,8 @@ int verb_open(int argc, char **argv, const struct options *opt)
 		code = image_open(argv[0], &img);
 	if (code)
 		return code;
-	code = prepare(&img, &opt->req, &plan, &users);
-	if (!code && opt->test)
-		note("%s could be opened", img.name);
-	else if (!code)
-		code = make_device(&img, &opt->req, argv[1], &plan, &users);
-	if (!code && !opt->test)
-		printf("/dev/mapper/%s\n", argv[1]);
-	plan_free(&plan);
-	users_free(&users);
-	image_close(&img);
+	code = open_image(&img, opt, argv[1]);
+	image_close(&img); /* from now on the device keeps its loop devices */
 	return code ? code : finish_stdout();
 }
 
@@ -128,60 +164,86 @@ static int replace(void *ctx)
 	return dm_reload(r->name, r->plan);
 }
 
-static bool same_lines(const struct plan *a, const struct plan *b)
+/* The new table goes through the same loop device, if there is one. */
+static int keep_device(struct image *img, const struct plan *live, const char *name)
 {
-	return a->lines.n == b->lines.n &&
-	       !memcmp(a->lines.v, b->lines.v, a->lines.n * sizeof(*a->lines.v));
+	if (live->n_devices > 1)
+		return fail(REFUSED, "%s is on several devices: close it and open it again", name);
+	if (live->n_devices) {
+		free(img->device);
+		img->device = text_copy(live->devices[0]);
+	}
+	return DONE;
 }
 
-static int reload_plan(const struct dm_device *d, struct plan *plan)
+static int reload_device(const struct dm_device *d, struct image *img, bool *changed)
 {
-	struct replacement r = { d->name, plan };
+	struct replacement r = { d->name, &img->plan };
 	struct plan live;
-	dev_t dev;
 	int code;
 
-	if (!dm_plan_of(d, &live, &dev))
+	if (!dm_plan_of(d, &live))
 		return fail(REFUSED, "%s has a table that ntfsmap does not make", d->name);
-	free(plan->device);
-	plan->device = text_copy(live.device); /* through the same loop device, if there is one */
-	if (same_lines(plan, &live)) {
-		note("%s: nothing has changed", d->name);
-		code = DONE;
-	} else if (plan->lines.sectors < live.lines.sectors) {
-		code = fail(REFUSED,
-			    "%s is %llu bytes long, and its file holds only %llu now: close it and "
-			    "open it again",
-			    d->name, (unsigned long long)live.lines.sectors * 512,
-			    (unsigned long long)plan->lines.sectors * 512);
-	} else {
-		code = mapping_change(replace, &r);
+	code = keep_device(img, &live, d->name);
+	if (!code)
+		code = layout_plan(img, d->readonly, !live.format && layout_needs_vdisk(img));
+	if (!code && live.parent)
+		img->plan.parent = text_copy(live.parent);
+	if (!code && !plan_same(&img->plan, &live)) {
+		if (plan_sectors(&img->plan) < plan_sectors(&live))
+			code = fail(REFUSED,
+				    "%s is %llu bytes long, and its file holds only %llu now: "
+				    "close it and open it again",
+				    d->name, (unsigned long long)plan_sectors(&live) * 512,
+				    (unsigned long long)plan_sectors(&img->plan) * 512);
+		else
+			code = mapping_change(replace, &r);
+		*changed = true;
 	}
 	plan_free(&live);
 	return code;
+}
+
+/* The parents first: while one of them waits, so do those who read it. */
+static int reload_chain(const struct dm_device *d, const struct dm_devices *all, struct image *img,
+			bool *changed)
+{
+	const struct dm_device *base = chain_device(d, all, 1);
+	int code = DONE;
+
+	if (base && img->parent)
+		code = reload_chain(base, all, img->parent, changed);
+	return code ? code : reload_device(d, img, changed);
 }
 
 static int reload_mapping(const struct dm_device *d, const struct mapping *m,
 			  const struct options *opt)
 {
 	struct request req = opt->req;
-	struct users users = { 0 };
-	struct plan plan = { 0 };
+	struct dm_devices all;
+	bool changed = false;
 	struct image img;
 	int code;
 
 	req.readonly = d->readonly;
 	req.format = m->format;
 	req.except = d->name;
-	code = mapping_open_image(m, &img);
+	req.base = m->base;
+	req.live = dm_is_vdisk(d) ? d : NULL;
+	req.devices = &all;
+	code = dm_read_all(&all);
 	if (code)
 		return code;
-	code = prepare(&img, &req, &plan, &users);
-	if (!code)
-		code = reload_plan(d, &plan);
-	plan_free(&plan);
-	users_free(&users);
-	image_close(&img);
+	code = mapping_open_image(m, &img);
+	if (!code) {
+		code = prepare(&img, &req);
+		if (!code)
+			code = reload_chain(d, &all, &img, &changed);
+		image_close(&img);
+	}
+	if (!code && !changed)
+		note("%s: nothing has changed", d->name);
+	dm_devices_free(&all);
 	return code;
 }
 
@@ -222,14 +284,17 @@ int verb_reload(int argc, char **argv, const struct options *opt)
 
 static int view_plan(const struct volume *vol, struct plan *plan)
 {
+	char *device;
+	int ret;
+
 	*plan = (struct plan){ .readonly = true };
 	if (!vol->is_block)
 		return fail(REFUSED, "%s is no block device: mount -o ro,loop does the same",
 			    vol->device);
-	if (vdisk_extents_add(&plan->lines, 0, vol->device_bytes / 512))
-		return fail(SYSTEM, "%s: no memory", vol->device);
-	plan->device = text("%u:%u", major(vol->rdev), minor(vol->rdev));
-	return DONE;
+	device = text("%u:%u", major(vol->rdev), minor(vol->rdev));
+	ret = plan_add(plan, device, 0, vol->device_bytes / 512);
+	free(device);
+	return ret ? fail(SYSTEM, "%s: no memory", vol->device) : DONE;
 }
 
 static int refuse_claimed_view(const struct volume *vol)
@@ -261,7 +326,7 @@ static int open_volume(const char *spec, struct volume **vol)
 
 int verb_host(int argc, char **argv, const struct options *opt)
 {
-	struct creation c = { .name = argv[1], .hidden = true };
+	struct creation c = { .name = argv[1] };
 	struct plan plan = { 0 };
 	struct volume *vol;
 	char *uuid = NULL;

@@ -7,31 +7,82 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bases.h"
+#include "chain.h"
+#include "layout.h"
 #include "mapping.h"
 #include "verb.h"
 
-int prepare(struct image *img, const struct request *req, struct plan *plan, struct users *users)
+static void warn_of_image(const struct image *img)
 {
-	struct facts facts;
+	const struct vdisk_info *info = vdisk_info(img->vd);
+
+	if (info->tail)
+		warn("%s: the last %llu bytes do not fill a sector and are not part of the disk",
+		     img->name, (unsigned long long)info->tail);
+	if (info->saved_state)
+		warn("%s: it belongs to a virtual machine in a saved state, which will not expect "
+		     "changes",
+		     img->name);
+}
+
+/* Wrong tables may be read, as far as they go; writing with them destroys more. */
+static int check_tables(struct image *img, const struct request *req)
+{
+	struct facts facts = { 0 };
+	int code;
+
+	if (req->readonly || req->as_static)
+		return DONE;
+	safety_look_tables(img, req, &facts);
+	code = safety_enforce(img, &facts);
+	facts_free(&facts);
+	return code;
+}
+
+/* The parents' volume has been looked at with their child's: only objections are told. */
+static int check_parents(struct image *img, const struct request *req)
+{
+	struct request parent_req = safety_of_parent(req);
+	int code = DONE;
+
+	for (size_t depth = 0; img->parent && !code; depth++) {
+		const struct dm_device *base;
+		struct facts facts = { 0 };
+
+		if (img->stale)
+			warn("%s: its parent %s was changed after it was made: what they show "
+			     "together may be damaged",
+			     img->name, img->parent->name);
+		img = img->parent;
+		base = req->live ? chain_device(req->live, req->devices, depth + 1) : NULL;
+		parent_req.except = base ? base->name : NULL;
+		code = safety_look(img, &parent_req, &facts);
+		if (!code && safety_verdict(&facts))
+			code = safety_enforce(img, &facts);
+		facts_free(&facts);
+	}
+	return code;
+}
+
+int prepare(struct image *img, const struct request *req)
+{
+	struct facts facts = { 0 };
 	int code = safety_look(img, req, &facts);
 
 	if (!code)
 		code = safety_enforce(img, &facts);
+	facts_free(&facts);
 	if (!code)
 		code = image_probe(img, req->format);
-	if (!code && vdisk_info(img->vd)->tail)
-		warn("%s: the last %llu bytes do not fill a sector and are not part of the disk",
-		     img->name, (unsigned long long)vdisk_info(img->vd)->tail);
-	if (!code && vdisk_info(img->vd)->saved_state)
-		warn("%s: it belongs to a virtual machine in a saved state, which will not expect "
-		     "changes",
-		     img->name);
+	if (code)
+		return code;
+	warn_of_image(img);
+	code = check_tables(img, req);
 	if (!code)
-		code = image_plan(img, req->readonly, plan);
-	*users = facts.users;
-	facts.users = (struct users){ 0 };
-	facts_free(&facts);
-	return code;
+		code = req->live ? chain_open_live(img, req->live, req->devices)
+				 : chain_open(img, req->parent);
+	return code ? code : check_parents(img, req);
 }
 
 int finish_stdout(void)
@@ -73,7 +124,38 @@ static int write_whole(const char *buf, size_t len)
 	return DONE;
 }
 
-static int print_table(const struct plan *plan, const char *name, const char *uuid)
+/* One device of a line for `dmsetup create --concise`; its parent is called by its node. */
+static bool print_concise(struct image *img, FILE *f, const char *name, unsigned int depth)
+{
+	char *own = base_name(name, depth);
+	char *uuid = mapping_uuid(img, own, depth > 0);
+	bool good;
+
+	if (img->parent && img->plan.format) {
+		char *parent = base_name(name, depth + 1);
+
+		img->plan.parent = text("/dev/mapper/%s", parent);
+		free(parent);
+	}
+	fprintf(f, "%s,%s,,%s,", own, uuid, img->plan.readonly ? "ro" : "rw");
+	good = plan_print(&img->plan, f, ",");
+	free(uuid);
+	free(own);
+	return good;
+}
+
+/* The parents first. */
+static bool print_chain(struct image *img, FILE *f, const char *name, unsigned int depth)
+{
+	if (img->parent && img->plan.format) {
+		if (!print_chain(img->parent, f, name, depth + 1))
+			return false;
+		fputc(';', f);
+	}
+	return print_concise(img, f, name, depth);
+}
+
+static int print_table(struct image *img, const char *name)
 {
 	char *buf = NULL;
 	size_t len = 0;
@@ -83,62 +165,79 @@ static int print_table(const struct plan *plan, const char *name, const char *uu
 
 	if (!f)
 		return fail_errno(errno, "cannot print the table");
-	if (name)
-		fprintf(f, "%s,%s,,%s,", name, uuid, plan->readonly ? "ro" : "rw");
-	good = plan_print(plan, f, name ? "," : "\n");
+	good = name ? print_chain(img, f, name, 0) : plan_print(&img->plan, f, "\n");
+	fputc('\n', f);
+	good = !ferror(f) && good;
 	good = !fclose(f) && good;
 	code = good ? write_whole(buf, len) : fail_errno(ENOMEM, "cannot print the table");
 	free(buf);
 	return code;
 }
 
-static int refuse_claimed(const struct image *img, const struct users *u)
+static int refuse_claimed(const struct image *img)
 {
 	return fail(
 		BUSY,
 		"%s is mounted on %s, so device-mapper cannot take it: unmount it, or unmount it "
 		"and mount the view that `ntfsmap host %s NAME` makes; `ntfsmap open` works now",
-		img->where.path, u->mount_point, img->where.path);
+		img->where.path, img->users.mount_point, img->where.path);
+}
+
+static int check_usage(const struct options *opt, int argc)
+{
+	const char *word = opt->req.as_static ? "static" : "readonly";
+
+	if (argc != (opt->concise ? 2 : 1))
+		return fail(USAGE, "table needs %s",
+			    opt->concise ? "NAME and SOURCE" : "one SOURCE");
+	if (!opt->concise && (opt->req.readonly || opt->req.as_static))
+		return fail(USAGE,
+			    "the lines of a plain table cannot say that the device is read-only: "
+			    "ntfsmap table --%s --concise NAME SOURCE | dmsetup create --concise, "
+			    "or ntfsmap open --%s SOURCE NAME",
+			    word, word);
+	return DONE;
+}
+
+/* What else keeps the table from being used. */
+static int check_printable(const struct image *img, const char *name)
+{
+	if (img->parent && !name)
+		return fail(REFUSED,
+			    "%s has a parent, so it takes several devices: ntfsmap table --concise "
+			    "NAME SOURCE | dmsetup create --concise, or ntfsmap open SOURCE NAME",
+			    img->name);
+	for (; img; img = img->parent) {
+		if (img->users.claimed)
+			return refuse_claimed(img);
+		if (!img->where.is_block)
+			note("%s is a regular file, and device-mapper needs a block device: "
+			     "`ntfsmap open` makes one, or replace the name by that of a loop "
+			     "device",
+			     img->where.path);
+	}
+	return DONE;
 }
 
 int verb_table(int argc, char **argv, const struct options *opt)
 {
 	const char *name = opt->concise ? argv[0] : NULL;
-	struct users users = { 0 };
-	struct plan plan = { 0 };
 	struct image img;
-	char *uuid = NULL;
-	int code;
+	int code = check_usage(opt, argc);
 
-	if (argc != (opt->concise ? 2 : 1))
-		return fail(USAGE, "table needs %s",
-			    opt->concise ? "NAME and SOURCE" : "one SOURCE");
-	if (opt->req.readonly && !opt->concise)
-		return fail(USAGE,
-			    "the lines of a plain table cannot say that the device is read-only: "
-			    "ntfsmap "
-			    "table --readonly --concise NAME SOURCE | dmsetup create --concise, or "
-			    "ntfsmap open --readonly SOURCE NAME");
-	code = name ? dm_check_name(name) : DONE;
-	if (code)
-		return code;
-	code = image_open(argv[argc - 1], &img);
-	if (code)
-		return code;
-	code = prepare(&img, &opt->req, &plan, &users);
-	if (!code && users.claimed)
-		code = refuse_claimed(&img, &users);
-	if (!code && !img.where.is_block)
-		note("%s is a regular file, and device-mapper needs a block device: `ntfsmap open` "
-		     "makes one, or replace the name by that of a loop device",
-		     img.where.path);
 	if (!code && name)
-		uuid = mapping_uuid(&img, name);
+		code = dm_check_name(name);
 	if (!code)
-		code = print_table(&plan, name, uuid);
-	free(uuid);
-	plan_free(&plan);
-	users_free(&users);
+		code = image_open(argv[argc - 1], &img);
+	if (code)
+		return code;
+	code = prepare(&img, &opt->req);
+	if (!code)
+		code = check_printable(&img, name);
+	if (!code)
+		code = layout_chain(&img, opt->req.readonly, opt->req.as_static);
+	if (!code)
+		code = print_table(&img, name);
 	image_close(&img);
 	return code;
 }

@@ -34,11 +34,15 @@ int verb_map(int argc, char **argv, const struct options *opt);
 int verb_cat(int argc, char **argv, const struct options *opt);
 int verb_check(int argc, char **argv, const struct options *opt);
 int verb_verify(int argc, char **argv, const struct options *opt);
+int verb_reserve(int argc, char **argv, const struct options *opt);
 int verb_host(int argc, char **argv, const struct options *opt);
 
-/* Shared by table, open and reload: open SOURCE, look at every safety fact, stop at the first
- * objection, open the image, build the table. On DONE img and plan are the caller's. */
-int prepare(struct image *img, const struct request *req, struct plan *plan, struct users *users);
+/* Shared by table, open and reload, for a SOURCE that is open: look at every safety fact, stop at
+ * the first objection, open the image and its parents. */
+int prepare(struct image *img, const struct request *req);
+
+/* Open SOURCE and its parents for reading their contents, whatever the safety facts are. */
+int open_disk(const char *spec, const struct request *req, struct image *img);
 
 /* A string for JSON; what is not UTF-8 in it becomes '?'. null for NULL. */
 json_t *json_text(const char *s);

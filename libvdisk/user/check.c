@@ -68,7 +68,9 @@ static int look(struct check *c, u64 offset, u64 left, u64 *length)
 		return remember(c, m.offset, index);
 	if (m.home != VDISK_NOWHERE)
 		return remember(c, m.home, index);
-	*length = m.length; /* many units without a place are one answer */
+	/* Many units without a place are one answer; one that is not linked yet is many. */
+	if (m.length > unit)
+		*length = m.length - (offset + m.length) % unit;
 	return 0;
 }
 

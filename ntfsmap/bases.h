@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Making and removing the devices of an image and its parents. */
+#ifndef NTFSMAP_BASES_H
+#define NTFSMAP_BASES_H
+
+#include "dm.h"
+#include "image.h"
+
+/* "NAME-base1": of the parent, "NAME-base2": of its parent; NAME itself for 0. The caller frees. */
+char *base_name(const char *name, unsigned int depth);
+
+/*
+ * Make the devices of a chain that layout_chain() has laid out, parents first. A parent that is
+ * open already as the parent of another image is shared. All or nothing.
+ */
+int bases_create(struct image *img, const char *name);
+
+/* Remove a device and then its parents that nobody else uses. deferred: what is in use goes when
+ * that ends. */
+int bases_remove(const struct dm_device *d, bool deferred);
+
+#endif

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "chain.h"
+#include "mapping.h"
+#include "msg.h"
+
+/* The search for one parent, over the locators of its child. */
+struct search {
+	struct image *root;  /* of the chain */
+	struct image *child; /* the last one that is open */
+	char *tried;	     /* the places where nothing was */
+	int code;	     /* of a file that was there, but is not the parent */
+	char *why;
+};
+
+static int check_loop(const struct image *root, const struct image *parent)
+{
+	for (const struct image *i = root; i; i = i->parent)
+		if (image_same(i, parent))
+			return fail(REFUSED, "%s: its chain of parents comes back to %s",
+				    root->name, i->name);
+	return DONE;
+}
+
+/* Is this the parent? Its unique id has to be the one that the child names. */
+static int join(struct image *child, struct image *parent, const char *format)
+{
+	struct vdisk_error err = { 0 };
+	int stale = 0, ret;
+	int code = image_probe(parent, format);
+	char words[512];
+
+	if (code)
+		return code;
+	ret = vdisk_set_parent(child->vd, parent->vd, &stale, &err);
+	child->stale = stale;
+	if (ret == -ELOOP)
+		return fail(REFUSED, "%s: a chain has at most %d images", child->name,
+			    VDISK_CHAIN_MAX);
+	if (!ret)
+		return DONE;
+	if (!err.problem)
+		return image_fail(child, -ret, &err);
+	vdisk_error_text(&err, words, sizeof(words));
+	return fail(exit_code_of(-ret), "%s with %s as its parent: %s", child->name, parent->name,
+		    words);
+}
+
+/* Takes parent over on DONE. */
+static int adopt(struct image *root, struct image *child, struct image *parent, const char *format)
+{
+	int code = check_loop(root, parent);
+
+	if (!code)
+		code = join(child, parent, format);
+	if (code)
+		return code;
+	child->parent = must_alloc(sizeof(*child->parent));
+	*child->parent = *parent;
+	return DONE;
+}
+
+static int open_named(struct image *root, struct image *child, const char *spec)
+{
+	struct image parent;
+	int code = image_open(spec, &parent);
+
+	if (code)
+		return code;
+	code = adopt(root, child, &parent, NULL);
+	if (code)
+		image_close(&parent);
+	return code;
+}
+
+/* The folder of path and below it the locator's parts; an absolute locator from the root. NULL when
+ * it leaves the volume. */
+static char *path_beside(const char *path, const struct vdisk_locator *l)
+{
+	char *out = text_copy(l->absolute ? "" : path);
+	char *parts = text_copy(l->path), *save = NULL;
+	bool inside = true;
+
+	if (*out)
+		*strrchr(out, '/') = '\0';
+	for (char *p = strtok_r(parts, "/", &save); p && inside; p = strtok_r(NULL, "/", &save)) {
+		char *longer;
+
+		if (!strcmp(p, "."))
+			continue;
+		if (!strcmp(p, "..")) {
+			inside = *out;
+			if (inside)
+				*strrchr(out, '/') = '\0';
+			continue;
+		}
+		longer = text("%s/%s", out, p);
+		free(out);
+		out = longer;
+	}
+	free(parts);
+	if (inside)
+		return out;
+	free(out);
+	return NULL;
+}
+
+/* Beside a plain file: an absolute path is one of another system, its last part may be here. */
+static char *file_beside(const char *path, const struct vdisk_locator *l)
+{
+	const char *slash = strrchr(path, '/');
+	const char *last = strrchr(l->path, '/');
+
+	return text("%.*s/%s", slash ? (int)(slash - path) : 1, slash ? path : ".",
+		    l->absolute && last ? last + 1 : l->path);
+}
+
+static void note_tried(struct search *s, const char *where)
+{
+	char *longer = text("%s%s%s", s->tried, *s->tried ? ", " : "", where);
+
+	free(s->tried);
+	s->tried = longer;
+}
+
+static int open_beside(const struct image *child, const char *path, struct image *parent)
+{
+	if (child->file)
+		return image_open_beside(child, path, parent);
+	if (access(path, F_OK))
+		return NOT_FOUND;
+	return image_open(path, parent);
+}
+
+static bool try_locator(struct search *s, const struct vdisk_locator *l)
+{
+	const struct image *child = s->child;
+	char *path =
+		child->file ? path_beside(child->file->path, l) : file_beside(child->src.device, l);
+	struct image parent;
+	int code;
+
+	if (!path) {
+		path = text("%s (which leaves the volume)", l->path);
+		note_tried(s, path);
+		free(path);
+		return false;
+	}
+	msg_hush(true);
+	code = open_beside(child, path, &parent);
+	if (code == NOT_FOUND) {
+		note_tried(s, path);
+	} else {
+		if (!code) {
+			code = adopt(s->root, s->child, &parent, NULL);
+			if (code)
+				image_close(&parent);
+		}
+		if (code && !s->why) {
+			s->code = code;
+			s->why = text_copy(failure_text());
+		}
+	}
+	msg_hush(false);
+	free(path);
+	return !code;
+}
+
+static int open_located(struct image *root, struct image *child)
+{
+	struct search s = { .root = root, .child = child, .tried = text_copy("") };
+	struct vdisk_locator *l = must_alloc(sizeof(*l));
+	bool found = false;
+	int code = DONE, ret = 0;
+
+	for (unsigned int n = 0; !found && !ret && child->src.kind != SOURCE_DEVICE; n++) {
+		ret = vdisk_parent_locator(child->vd, n, l);
+		found = !ret && try_locator(&s, l);
+	}
+	if (found)
+		code = DONE;
+	else if (ret && ret != -ENOENT)
+		code = fail_errno(-ret, "%s: cannot read where its parent is", child->name);
+	else if (s.why)
+		code = fail(s.code, "%s; --parent SOURCE names the right one", s.why);
+	else
+		code = fail(NOT_FOUND,
+			    "%s is a differencing image, and its parent was not found (%s%s): "
+			    "--parent SOURCE names it",
+			    child->name,
+			    *s.tried ? "looked for " : "it names none that could be here", s.tried);
+	free(s.tried);
+	free(s.why);
+	free(l);
+	return code;
+}
+
+static bool needs_parent(const struct image *img)
+{
+	return vdisk_info(img->vd)->needs_parent && !img->parent;
+}
+
+int chain_open(struct image *img, const char *spec)
+{
+	unsigned int length = 1;
+
+	if (spec && !vdisk_info(img->vd)->needs_parent)
+		return fail(USAGE, "%s has no parent: --parent is for differencing images",
+			    img->name);
+	for (struct image *i = img; needs_parent(i); i = i->parent, length++) {
+		int code;
+
+		if (length == VDISK_CHAIN_MAX)
+			return fail(REFUSED, "%s: a chain has at most %d images", img->name,
+				    VDISK_CHAIN_MAX);
+		code = spec ? open_named(img, i, spec) : open_located(img, i);
+		if (code)
+			return code;
+		spec = NULL;
+	}
+	return DONE;
+}
+
+/* The device that the live table of d has for a parent. */
+static const struct dm_device *live_parent(const struct dm_device *d, const struct dm_devices *all)
+{
+	const struct dm_device *found = NULL;
+	struct plan plan;
+	dev_t dev;
+
+	if (!dm_plan_of(d, &plan))
+		return NULL;
+	if (plan.parent && dm_parse_device(plan.parent, &dev))
+		found = dm_find(all, dev);
+	plan_free(&plan);
+	return found;
+}
+
+static int open_base(struct image *root, struct image *child, const struct dm_device *base)
+{
+	struct image parent;
+	struct mapping m;
+	int code;
+
+	if (!base || !mapping_of(base, &m))
+		return fail(REFUSED, "%s: its parent in the live table is none of ours",
+			    child->name);
+	code = mapping_open_image(&m, &parent);
+	if (!code) {
+		code = adopt(root, child, &parent, m.format);
+		if (code)
+			image_close(&parent);
+	}
+	mapping_free(&m);
+	return code;
+}
+
+const struct dm_device *chain_device(const struct dm_device *d, const struct dm_devices *all,
+				     size_t depth)
+{
+	while (d && depth--)
+		d = live_parent(d, all);
+	return d;
+}
+
+int chain_open_live(struct image *img, const struct dm_device *d, const struct dm_devices *all)
+{
+	for (struct image *i = img; needs_parent(i); i = i->parent) {
+		int code;
+
+		d = live_parent(d, all);
+		code = open_base(img, i, d);
+		if (code)
+			return code;
+	}
+	return DONE;
+}
