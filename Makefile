@@ -129,13 +129,15 @@ lint:
 
 install: all
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCDIR) \
-		$(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(COMPDIR) $(DESTDIR)$(DOCDIR)
+		$(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(COMPDIR) \
+		$(DESTDIR)$(DOCDIR)
 	install -m 755 $(B)/bin/ntfsmap $(DESTDIR)$(BINDIR)/
 	install -m 644 $(B)/libvdisk.a $(B)/libvdisk.so.$(SOVER) $(DESTDIR)$(LIBDIR)/
 	ln -sf libvdisk.so.$(SOVER) $(DESTDIR)$(LIBDIR)/libvdisk.so
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' libvdisk/libvdisk.pc.in \
 		>$(DESTDIR)$(LIBDIR)/pkgconfig/libvdisk.pc
 	install -m 644 libvdisk/vdisk.h $(DESTDIR)$(INCDIR)/
+	install -m 644 man/dm-vdisk.7 $(DESTDIR)$(MANDIR)/man7/
 	install -m 644 man/ntfsmap.8 $(DESTDIR)$(MANDIR)/man8/
 	install -m 644 ntfsmap/completion.bash $(DESTDIR)$(COMPDIR)/ntfsmap
 	install -m 644 README.md LICENSE $(DESTDIR)$(DOCDIR)/
@@ -144,7 +146,8 @@ uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/ntfsmap $(DESTDIR)$(LIBDIR)/libvdisk.a \
 		$(DESTDIR)$(LIBDIR)/libvdisk.so $(DESTDIR)$(LIBDIR)/libvdisk.so.$(SOVER) \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/libvdisk.pc $(DESTDIR)$(INCDIR)/vdisk.h \
-		$(DESTDIR)$(MANDIR)/man8/ntfsmap.8 $(DESTDIR)$(COMPDIR)/ntfsmap \
+		$(DESTDIR)$(MANDIR)/man7/dm-vdisk.7 $(DESTDIR)$(MANDIR)/man8/ntfsmap.8 \
+		$(DESTDIR)$(COMPDIR)/ntfsmap \
 		$(DESTDIR)$(DOCDIR)/README.md $(DESTDIR)$(DOCDIR)/LICENSE
 	-rmdir $(DESTDIR)$(DOCDIR) 2>/dev/null
 
