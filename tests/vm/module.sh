@@ -32,13 +32,11 @@ download() {
 
 # The packages name each other as /usr/src/...: make that where they will be.
 unpack() {
-	local package makefile
+	local package
 	for package in "$work"/*.deb; do
 		dpkg-deb -x "$package" "$work/tree"
 	done
-	for makefile in "$work/tree/usr/src/linux-headers-$version/Makefile"; do
-		sed -i "s|/usr/src/|$headers/usr/src/|g" "$makefile"
-	done
+	sed -i "s|/usr/src/|$headers/usr/src/|g" "$work/tree/usr/src/linux-headers-$version/Makefile"
 }
 
 fetch() {
