@@ -36,7 +36,7 @@ LIB_PIC  := $(LIB_SRC:%.c=$(B)/%.pic.o)
 MAP_OBJ  := $(MAP_SRC:%.c=$(B)/%.o)
 UNITS    := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
 FORGE    := $(filter-out tests/tools/vdiskio.c,$(wildcard tests/tools/*.c))
-TOOLS    := $(B)/tests/ntfsforge $(B)/tests/vdiskio
+TOOLS    := $(B)/tests/ntfsforge $(B)/tests/vdiskio $(B)/tests/powercut
 SOVER    := 0
 
 all: $(B)/bin/ntfsmap $(B)/libvdisk.a $(B)/libvdisk.so $(B)/libvdisk.pc
@@ -75,6 +75,9 @@ $(B)/tests/%: $(B)/tests/unit/%.o $(B)/libvdisk.a
 
 $(B)/tests/ntfsforge: $(FORGE:%.c=$(B)/%.o)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs libntfs-3g)
+
+$(B)/tests/powercut: $(patsubst %.c,$(B)/%.o,$(wildcard tests/crash/*.c)) $(B)/libvdisk.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
 
 $(B)/tests/vdiskio: $(B)/tests/tools/vdiskio.o $(B)/libvdisk.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^

@@ -208,26 +208,17 @@ int vdisk_engine_find_room(struct vdisk_engine *e)
 
 /* ---- writes ---- */
 
-static void complete(struct vdisk_engine *e, struct vdisk_req *req, int error)
+static void end_req(struct vdisk_engine *e, struct vdisk_req *req, int error)
 {
 	e->ops->complete(e, req, error);
 }
 
-static void complete_all(struct vdisk_engine *e, struct vdisk_queue *q, int error)
+static void end_reqs(struct vdisk_engine *e, struct vdisk_queue *q, int error)
 {
 	struct vdisk_req *req;
 
 	while ((req = pop(q)))
-		complete(e, req, error);
-}
-
-/* In place: the mapping is durable, or will be when the running commit is. */
-static void finish_in_place(struct vdisk_engine *e, struct vdisk_req *req, int error)
-{
-	if (!error && req->fua && e->state != VDISK_IDLE)
-		push(&e->flushing, req);
-	else
-		complete(e, req, error);
+		end_req(e, req, error);
 }
 
 static void finish_in_unit(struct vdisk_engine *e, struct vdisk_req *req, int error)
@@ -238,7 +229,7 @@ static void finish_in_unit(struct vdisk_engine *e, struct vdisk_req *req, int er
 	if (!error)
 		cover(e, u, req);
 	if (error || !req->fua)
-		complete(e, req, error);
+		end_req(e, req, error);
 	else /* the commit that has sealed the unit still waits for this write */
 		push(u->sealed ? &e->flushing : &e->flushes, req);
 }
@@ -247,8 +238,8 @@ static void data_done(struct vdisk_engine *e, struct vdisk_action *a, int error)
 {
 	if (a->req->unit)
 		finish_in_unit(e, a->req, error);
-	else
-		finish_in_place(e, a->req, error);
+	else /* in place: a mapping that is not durable still has its unit */
+		end_req(e, a->req, error);
 }
 
 static void start_data(struct vdisk_engine *e, struct vdisk_req *req, u64 offset)
@@ -308,7 +299,7 @@ static void write_to_new_unit(struct vdisk_engine *e, struct vdisk_req *req,
 	fresh = home == VDISK_NOWHERE;
 	ret = fresh ? take_room(e, &home) : 0;
 	if (ret)
-		complete(e, req, ret);
+		end_req(e, req, ret);
 	else
 		write_to_unit(e, req, add_unit(e, req->offset >> e->vd->unit_shift, home, fresh));
 }
@@ -320,7 +311,7 @@ static void start_write(struct vdisk_engine *e, struct vdisk_req *req)
 	int ret;
 
 	if (e->readonly || e->mode == VDISK_MODE_FAIL) {
-		complete(e, req, e->readonly ? -EROFS : -EIO);
+		end_req(e, req, e->readonly ? -EROFS : -EIO);
 		return;
 	}
 	u = find_unit(e, req->offset >> e->vd->unit_shift);
@@ -330,11 +321,11 @@ static void start_write(struct vdisk_engine *e, struct vdisk_req *req)
 	}
 	ret = map_fetching(e, req->offset, req->length, &m);
 	if (ret)
-		complete(e, req, -EIO);
+		end_req(e, req, -EIO);
 	else if (m.kind == VDISK_DATA && m.length == req->length)
 		start_data(e, req, m.offset);
 	else if (m.kind == VDISK_ZERO && m.length == req->length && req->op == VDISK_REQ_ZEROES)
-		complete(e, req, 0);
+		end_req(e, req, 0);
 	else
 		write_to_new_unit(e, req, &m);
 }
@@ -541,7 +532,7 @@ static void finish_commit(struct vdisk_engine *e)
 	if (e->linking)
 		e->commits++;
 	WRITE_ONCE(e->state, VDISK_IDLE);
-	complete_all(e, &e->flushing, 0);
+	end_reqs(e, &e->flushing, 0);
 	move_all(&e->starved, &e->ready);
 }
 
@@ -552,7 +543,7 @@ static void fail_commit(struct vdisk_engine *e)
 	if (e->linking)
 		vdisk_engine_set_mode(e, VDISK_MODE_FAIL);
 	WRITE_ONCE(e->state, VDISK_IDLE);
-	complete_all(e, &e->flushing, e->error);
+	end_reqs(e, &e->flushing, e->error);
 	for (u32 i = 0; i < e->n_units; i++)
 		if (e->units[i].used)
 			move_all(&e->units[i].waiting, &e->ready);
@@ -599,7 +590,7 @@ static void advance(struct vdisk_engine *e)
 static bool can_start(struct vdisk_engine *e)
 {
 	if (e->mode == VDISK_MODE_FAIL)
-		complete_all(e, &e->flushes, -EIO);
+		end_reqs(e, &e->flushes, -EIO);
 	else if (e->flushes.first || (e->commit_wanted && e->n_pending))
 		return true;
 	return false;

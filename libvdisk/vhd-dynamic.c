@@ -83,7 +83,7 @@ static int read_header(struct vdisk *vd, const struct footer *f, struct header *
 
 static int check_header(const struct header *h, struct vdisk_error *err)
 {
-	u32 sum = vhd_checksum(h->raw, HEADER_BYTES, H_CHECKSUM);
+	u32 sum = vdisk_vhd_checksum(h->raw, HEADER_BYTES, H_CHECKSUM);
 	u32 version = get_be32(h->raw + H_VERSION);
 
 	if (get_be64(h->raw + H_COOKIE) != HEADER_COOKIE)
@@ -253,7 +253,8 @@ static int use_header(struct vdisk *vd, const struct header *h, struct vdisk_err
 	return 0;
 }
 
-int vhd_open_dynamic(struct vdisk *vd, const struct footer *f, u64 end, struct vdisk_error *err)
+int vdisk_vhd_open_dynamic(struct vdisk *vd, const struct footer *f, u64 end,
+			   struct vdisk_error *err)
 {
 	struct vhd *v = &vd->vhd;
 	struct header *h = vdisk_zalloc(sizeof(*h));
@@ -396,7 +397,7 @@ static void map_bitmap(const struct vdisk *vd, u64 bitmap, u64 inside, u64 lengt
 	answer->length = same_bits(data, base, first, count) * VDISK_SECTOR;
 }
 
-int vhd_map_dynamic(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer)
+int vdisk_vhd_map_dynamic(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer)
 {
 	const struct vhd *v = &vd->vhd;
 	u64 index = offset >> v->block_shift;
@@ -432,7 +433,7 @@ int vhd_map_dynamic(const struct vdisk *vd, u64 offset, u64 length, struct vdisk
 
 /* ---- allocation ---- */
 
-int vhd_scan(const struct vdisk *vd, struct vdisk_space *space, u64 *need_block)
+int vdisk_vhd_scan(const struct vdisk *vd, struct vdisk_space *space, u64 *need_block)
 {
 	const struct vhd *v = &vd->vhd;
 	struct vdisk_map answer;
@@ -474,7 +475,7 @@ static bool fits(const struct vdisk *vd, u64 home, u64 end)
 	       (home - vd->vhd.bitmap_bytes) / VDISK_SECTOR < BAT_UNUSED;
 }
 
-int vhd_take(const struct vdisk *vd, struct vdisk_space *space, u64 *home)
+int vdisk_vhd_take(const struct vdisk *vd, struct vdisk_space *space, u64 *home)
 {
 	u64 at = data_behind(vd, space->next, DATA_ALIGNMENT);
 
@@ -488,7 +489,7 @@ int vhd_take(const struct vdisk *vd, struct vdisk_space *space, u64 *home)
 	return 0;
 }
 
-u64 vhd_room(const struct vdisk *vd, const struct vdisk_space *space)
+u64 vdisk_vhd_room(const struct vdisk *vd, const struct vdisk_space *space)
 {
 	u64 block = 1ULL << vd->vhd.block_shift;
 	u64 stride = block + round_up_to(vd->head_bytes, DATA_ALIGNMENT);
@@ -505,7 +506,7 @@ u64 vhd_room(const struct vdisk *vd, const struct vdisk_space *space)
 	return (n < unplaced ? n : unplaced) << vd->vhd.block_shift;
 }
 
-u64 vhd_link_block(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n)
+u64 vdisk_vhd_link_block(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n)
 {
 	const struct vhd *v = &vd->vhd;
 	u64 bitmap = unit->home - v->bitmap_bytes;
@@ -517,10 +518,10 @@ u64 vhd_link_block(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n)
 	return block < unit->home ? block : VDISK_NOWHERE;
 }
 
-bool vhd_link(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u8 *data)
+bool vdisk_vhd_link(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u8 *data)
 {
 	const struct vhd *v = &vd->vhd;
-	u64 block = vhd_link_block(vd, unit, n);
+	u64 block = vdisk_vhd_link_block(vd, unit, n);
 	u64 bitmap = unit->home - v->bitmap_bytes;
 	bool changed = false;
 

@@ -9,7 +9,7 @@
  */
 #include "vhd.h"
 
-u32 vhd_checksum(const u8 *raw, u32 length, u32 at)
+u32 vdisk_vhd_checksum(const u8 *raw, u32 length, u32 at)
 {
 	u32 sum = 0;
 
@@ -21,7 +21,7 @@ u32 vhd_checksum(const u8 *raw, u32 length, u32 at)
 
 static u32 footer_checksum(const struct footer *f)
 {
-	return vhd_checksum(f->raw, FOOTER_BYTES, F_CHECKSUM);
+	return vdisk_vhd_checksum(f->raw, FOOTER_BYTES, F_CHECKSUM);
 }
 
 static bool has_cookie(const struct footer *f)
@@ -297,14 +297,14 @@ static int vhd_open(struct vdisk *vd, struct vdisk_error *err)
 		vd->info.subformat = "fixed";
 		return 0;
 	}
-	return vhd_open_dynamic(vd, &f, end, err);
+	return vdisk_vhd_open_dynamic(vd, &f, end, err);
 }
 
 static int vhd_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer)
 {
 	if (!vd->unit_shift)
 		return vdisk_map_flat(vd, offset, length, answer);
-	return vhd_map_dynamic(vd, offset, length, answer);
+	return vdisk_vhd_map_dynamic(vd, offset, length, answer);
 }
 
 const struct vdisk_format vdisk_vhd = {
@@ -312,9 +312,9 @@ const struct vdisk_format vdisk_vhd = {
 	.probe = vhd_probe,
 	.open = vhd_open,
 	.map = vhd_map,
-	.scan = vhd_scan,
-	.take = vhd_take,
-	.room = vhd_room,
-	.link_block = vhd_link_block,
-	.link = vhd_link,
+	.scan = vdisk_vhd_scan,
+	.take = vdisk_vhd_take,
+	.room = vdisk_vhd_room,
+	.link_block = vdisk_vhd_link_block,
+	.link = vdisk_vhd_link,
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the two halves of the VHD format share: footer (vhd.c) and dynamic header (vhd-dynamic.c). */
+/* What the two halves of VHD share: footer (vhd.c) and dynamic header (vhd-dynamic.c). */
 #ifndef VDISK_VHD_H
 #define VDISK_VHD_H
 
@@ -47,20 +47,21 @@ struct footer {
 
 /* The checksum of a footer or a header: the one's complement of the sum of all its bytes but the
  * four at `at`, where it is kept. */
-u32 vhd_checksum(const u8 *raw, u32 length, u32 at);
+u32 vdisk_vhd_checksum(const u8 *raw, u32 length, u32 at);
 
 /*
  * Open a dynamic or differencing image whose footer f was checked, and whose copy of the footer
  * (at the start of the file) was too if it is what f holds. end is where the last footer begins,
  * or the file's end without one.
  */
-int vhd_open_dynamic(struct vdisk *vd, const struct footer *f, u64 end, struct vdisk_error *err);
+int vdisk_vhd_open_dynamic(struct vdisk *vd, const struct footer *f, u64 end,
+			   struct vdisk_error *err);
 
-int vhd_map_dynamic(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer);
-int vhd_scan(const struct vdisk *vd, struct vdisk_space *space, u64 *need);
-int vhd_take(const struct vdisk *vd, struct vdisk_space *space, u64 *home);
-u64 vhd_room(const struct vdisk *vd, const struct vdisk_space *space);
-u64 vhd_link_block(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n);
-bool vhd_link(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u8 *data);
+int vdisk_vhd_map_dynamic(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer);
+int vdisk_vhd_scan(const struct vdisk *vd, struct vdisk_space *space, u64 *need);
+int vdisk_vhd_take(const struct vdisk *vd, struct vdisk_space *space, u64 *home);
+u64 vdisk_vhd_room(const struct vdisk *vd, const struct vdisk_space *space);
+u64 vdisk_vhd_link_block(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n);
+bool vdisk_vhd_link(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u8 *data);
 
 #endif

@@ -23,7 +23,7 @@ static const u8 *peek(struct vdisk_meta *meta, u64 offset)
 	return entry ? entry->data : NULL;
 }
 
-void cache_init(struct cache *c, const struct vdisk_io *io)
+void vdisk_cache_init(struct cache *c, const struct vdisk_io *io)
 {
 	c->meta = (struct vdisk_meta){ CACHE_BLOCK, peek };
 	c->io = *io;
@@ -48,7 +48,7 @@ static void drop(struct cache *c, bool pinned_too)
 	}
 }
 
-void cache_exit(struct cache *c)
+void vdisk_cache_exit(struct cache *c)
 {
 	drop(c, true);
 }
@@ -61,7 +61,7 @@ static int read_block(struct cache *c, u64 offset, u8 *data)
 	return vdisk_read(&c->io, offset, data, left < CACHE_BLOCK ? left : CACHE_BLOCK);
 }
 
-int cache_fetch(struct cache *c, u64 offset, struct cache_entry **out)
+int vdisk_cache_fetch(struct cache *c, u64 offset, struct cache_entry **out)
 {
 	struct cache_entry *entry = find(c, offset);
 	int ret;

@@ -48,7 +48,7 @@ static int look(struct check *c, u64 offset, u64 left, u64 *length)
 	u64 unit = 1ULL << c->vd->unit_shift;
 	u64 index = offset >> c->vd->unit_shift;
 	struct vdisk_map m;
-	int ret = host_map(host_of(c->vd), offset, left, &m);
+	int ret = vdisk_host_map(host_of(c->vd), offset, left, &m);
 
 	*length = left < unit ? left : unit;
 	if (ret == -EUCLEAN || ret == -EOPNOTSUPP) {

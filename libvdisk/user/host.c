@@ -12,7 +12,7 @@ int vdisk_open(const struct vdisk_io *io, const char *format, struct vdisk **vd,
 
 	if (!h)
 		return -ENOMEM;
-	cache_init(&h->cache, io);
+	vdisk_cache_init(&h->cache, io);
 	ret = vdisk_image_open(io, &h->cache.meta, format, &h->vd, err);
 	if (ret) {
 		free(h);
@@ -37,7 +37,7 @@ int vdisk_close(struct vdisk *vd)
 		vdisk_engine_exit(h->engine);
 		free(h->engine);
 	}
-	cache_exit(&h->cache);
+	vdisk_cache_exit(&h->cache);
 	pthread_mutex_destroy(&h->lock);
 	free(h);
 	vdisk_image_close(vd);
@@ -74,13 +74,13 @@ static void complete(struct vdisk_engine *e, struct vdisk_req *req, int error)
 
 static int fetch(struct vdisk_engine *e, u64 offset)
 {
-	return cache_fetch(&host_of_engine(e)->cache, offset, NULL);
+	return vdisk_cache_fetch(&host_of_engine(e)->cache, offset, NULL);
 }
 
 static int pin(struct vdisk_engine *e, u64 offset, struct vdisk_block **block)
 {
 	struct cache_entry *entry;
-	int ret = cache_fetch(&host_of_engine(e)->cache, offset, &entry);
+	int ret = vdisk_cache_fetch(&host_of_engine(e)->cache, offset, &entry);
 
 	if (ret)
 		return ret;
@@ -183,7 +183,7 @@ static int run_request(struct host *h, struct vdisk_req *req)
 
 /* ---- maps ---- */
 
-int host_map(struct host *h, u64 offset, u64 length, struct vdisk_map *answer)
+int vdisk_host_map(struct host *h, u64 offset, u64 length, struct vdisk_map *answer)
 {
 	if (h->engine)
 		return vdisk_engine_map(h->engine, offset, length, answer);
@@ -192,7 +192,7 @@ int host_map(struct host *h, u64 offset, u64 length, struct vdisk_map *answer)
 
 		if (ret || answer->kind != VDISK_NEED)
 			return ret;
-		ret = cache_fetch(&h->cache, answer->offset, NULL);
+		ret = vdisk_cache_fetch(&h->cache, answer->offset, NULL);
 		if (ret)
 			return ret;
 	}
@@ -212,11 +212,11 @@ static bool continues(const struct vdisk_map *m, const struct vdisk_map *next)
 static int map_merged(struct host *h, u64 offset, u64 length, struct vdisk_map *answer)
 {
 	struct vdisk_map next;
-	int ret = host_map(h, offset, length, answer);
+	int ret = vdisk_host_map(h, offset, length, answer);
 
 	while (!ret && answer->length < length) {
 		/* what comes after may be damaged: this answer is good as far as it goes */
-		if (host_map(h, offset + answer->length, length - answer->length, &next) ||
+		if (vdisk_host_map(h, offset + answer->length, length - answer->length, &next) ||
 		    !continues(answer, &next))
 			break;
 		answer->length += next.length;
@@ -245,7 +245,7 @@ static int count_space(struct host *h, struct vdisk_space *space)
 	while (!space->known) {
 		ret = h->vd->format->scan(h->vd, space, &need);
 		if (ret == -EAGAIN)
-			ret = cache_fetch(&h->cache, need, NULL);
+			ret = vdisk_cache_fetch(&h->cache, need, NULL);
 		if (ret)
 			return ret;
 	}
@@ -322,7 +322,7 @@ static int read_locked(struct host *h, u8 *buf, u64 len, u64 offset)
 	while (len) {
 		u64 skip = offset % VDISK_SECTOR;
 		struct vdisk_map m;
-		int ret = host_map(h, offset - skip, sectors_around(offset, len), &m);
+		int ret = vdisk_host_map(h, offset - skip, sectors_around(offset, len), &m);
 
 		if (ret)
 			return ret;

@@ -43,13 +43,13 @@ static inline struct host *host_of(const struct vdisk *vd)
 	return vd->host;
 }
 
-void cache_init(struct cache *c, const struct vdisk_io *io);
-void cache_exit(struct cache *c);
+void vdisk_cache_init(struct cache *c, const struct vdisk_io *io);
+void vdisk_cache_exit(struct cache *c);
 
 /* Bring the metadata block at offset into the cache; *entry may be NULL. Throws others out. */
-int cache_fetch(struct cache *c, u64 offset, struct cache_entry **entry);
+int vdisk_cache_fetch(struct cache *c, u64 offset, struct cache_entry **entry);
 
 /* vdisk_image_map(), with what is missing fetched, and what is pending laid over it. Locked. */
-int host_map(struct host *h, u64 offset, u64 length, struct vdisk_map *answer);
+int vdisk_host_map(struct host *h, u64 offset, u64 length, struct vdisk_map *answer);
 
 #endif

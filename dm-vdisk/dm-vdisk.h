@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The target `vdisk`: private to this folder.
+ *
+ *   target.c  what device-mapper calls: constructor, status, messages, suspend and resume
+ *   map.c     the hot path: a bio comes in, and goes on at once if its place is known
+ *   host.c    the worker: everything else, and the only caller of the engine
+ *   meta.c    the cache of metadata blocks
+ *
+ * Locks, in this order; none is held while a bio is submitted that could need another of them,
+ * but for `engine_lock`, which no completion takes:
+ *
+ *   open_lock    (mutex) opens and closes the image; who holds it may ask `vd` and queue calls
+ *   engine_lock  (mutex) held by the worker while the engine runs: nobody else takes blocks out of
+ *                the cache then, so the engine may look at them without RCU
+ *   cache.lock   (spinlock) the cache's table and clock
+ *   events.lock  (spinlock, interrupts off) what waits for the worker
+ */
+#ifndef DM_VDISK_H
+#define DM_VDISK_H
+
+#include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/completion.h>
+#include <linux/device-mapper.h>
+#include <linux/list.h>
+#include <linux/mempool.h>
+#include <linux/mutex.h>
+#include <linux/percpu.h>
+#include <linux/rculist.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "compat.h"
+#include "engine.h"
+#include "extents.h"
+
+#define DM_MSG_PREFIX "vdisk"
+
+struct dmv;
+
+/* --- meta.c --- */
+
+/* A block in the cache. `block` comes first, `refs` and `referenced` are the clock's. */
+struct dmv_block {
+	struct vdisk_block block;
+	struct hlist_node hash;
+	struct list_head clock;
+	struct rcu_head rcu;
+	struct dmv_cache *cache;
+	u32 pins;	 /* cache->lock; cannot be evicted while not 0 */
+	bool referenced; /* looked at since the clock's hand came by */
+};
+
+struct dmv_cache {
+	struct vdisk_meta meta; /* what the formats see */
+	struct mutex *owner;	/* engine_lock */
+	u32 shift;		/* log2 of the block */
+	u32 bits;		/* log2 of the number of buckets */
+	u32 cost;		/* bytes that a block takes */
+	u32 limit;		/* blocks */
+	u32 count;		/* blocks; cache->lock */
+	spinlock_t lock;	/* of the table and the clock */
+	struct hlist_head *buckets;
+	struct list_head clock; /* the hand stands before the first */
+	mempool_t pool;
+	struct shrinker *shrinker;
+};
+
+int dmv_cache_init(struct dmv_cache *c, struct mutex *owner, u32 block, u32 kib);
+/* Nobody may look any more. Waits for RCU. */
+void dmv_cache_exit(struct dmv_cache *c);
+/* Is the block there? By the worker. */
+bool dmv_cache_has(struct dmv_cache *c, u64 offset);
+/*
+ * Put a copy of a block there, unless there is one: that one stays, it may have been changed. With
+ * `must` it may sleep until there is memory; else it is only done where that is easy. The block is
+ * pinned if pinned is not NULL. By the worker.
+ */
+void dmv_cache_add(struct dmv_cache *c, u64 offset, const u8 *data, bool must,
+		   struct vdisk_block **pinned);
+bool dmv_cache_pin(struct dmv_cache *c, u64 offset, struct vdisk_block **block);
+void dmv_cache_unpin(struct dmv_cache *c, struct vdisk_block *block);
+/* Everything that is not pinned goes. Under engine_lock. */
+void dmv_cache_drop(struct dmv_cache *c);
+u64 dmv_cache_kib(const struct dmv_cache *c);
+
+/* --- host.c --- */
+
+/* Bios under way for one purpose. When the last one ends, `end` is called, in any context. */
+struct dmv_job {
+	struct dmv *d;
+	atomic_t pieces;
+	blk_status_t status; /* of the first that failed */
+	void (*end)(struct dmv_job *job);
+	struct vdisk_action *action; /* or NULL: a bio's own pieces */
+	struct dmv_job *next;	     /* in events.done */
+};
+
+/* A request to the engine, of a bio or of a call. */
+struct dmv_req {
+	struct vdisk_req req;
+	void (*end)(struct dmv_req *r, int error);
+};
+
+/* In every bio that comes from device-mapper. Set up where the bio leaves the hot path. */
+struct dmv_bio {
+	struct dmv_req req;
+	struct dmv_job job;
+};
+
+/* Metadata being read for bios that wait. */
+struct dmv_fetch {
+	struct list_head list;	/* free or running; the worker's */
+	struct dmv_fetch *next; /* in events.fetched */
+	struct dmv *d;
+	struct bio bio;
+	struct bio_vec vec;
+	struct bio_list waiting;
+	u8 *buf;
+	u64 offset;
+	u32 length;
+	bool stale; /* the engine may have changed a block meanwhile: use nothing of it */
+};
+
+#define DMV_FETCH_BYTES	 4096 /* read ahead at most, if a block is not larger */
+#define DMV_FETCHES	 32
+#define DMV_ENGINE_BYTES (512 << 10)
+#define DMV_RESERVE	 64 /* blocks of the cache that need no allocation */
+
+/* What waits for the worker. */
+struct dmv_events {
+	spinlock_t lock; /* of all of this; completions take it */
+	struct bio_list bios;
+	struct dmv_job *done;
+	struct dmv_fetch *fetched;
+	struct list_head calls;
+	bool commit;  /* wanted */
+	bool at_rest; /* the worker's answer: nothing is under way */
+};
+
+struct dmv_stats {
+	u64 hits, misses;
+};
+
+/* What status prints, as the worker saw it last; U64_MAX: not known. */
+struct dmv_shown {
+	int mode; /* -1: not known */
+	u64 allocated, total, room, commits;
+};
+
+/* One table of a device. */
+struct dmv {
+	struct dm_target *ti;
+	/* the constructor's, constant afterwards */
+	char *line; /* the arguments, with devices by their numbers */
+	char *format;
+	struct dm_dev *dev, *parent;
+	u64 file_bytes;
+	u64 file_end; /* file_bytes to the end of its last block: no access goes beyond */
+	u32 block;    /* logical block of dev, bytes */
+	u32 cache_kib;
+	bool read_only, no_grow, ignore_discard, no_passdown;
+	bool ro;       /* by the feature, or the table is loaded so */
+	bool passdown; /* discards go below */
+	struct vdisk_extents extents;
+
+	/* the image; open while I/O may come */
+	struct mutex open_lock, engine_lock;
+	struct vdisk *vd;
+	struct vdisk_engine engine;
+	enum vdisk_mode sticky; /* that a suspend does not heal */
+	bool failed;		/* could not be opened: mode fail without an engine */
+	bool seen;		/* identity is that of the first resume */
+	u64 seen_size;
+	u8 seen_uuid[16];
+	bool seen_has_uuid;
+
+	struct dmv_cache cache;
+	struct dmv_stats __percpu *stats;
+	struct dmv_shown shown;
+
+	/* the worker */
+	struct workqueue_struct *wq;
+	struct work_struct work;
+	struct delayed_work timer;
+	struct dmv_events events;
+	struct bio_set bios;
+	mempool_t jobs;
+	struct vdisk_action *starting, *starting_last; /* the engine's, not started yet */
+	u32 acting;				       /* started or waiting for it; the worker's */
+	struct bio_list starved;		       /* waiting for a free fetch */
+	struct dmv_fetch *fetches;
+	u8 *fetch_buf; /* for reads that are waited for */
+	struct list_head free_fetches, running_fetches;
+	wait_queue_head_t idle;
+	bool leaving; /* no timer any more */
+
+	struct list_head list; /* target.c: all devices */
+	bool writer;	       /* target.c: registered as the file's writer */
+};
+
+int dmv_host_init(struct dmv *d);
+void dmv_host_exit(struct dmv *d);
+/* Hand a bio, trimmed to its unit, to the worker. Any context. */
+void dmv_defer(struct dmv *d, struct bio *bio);
+/*
+ * Open the image and start the engine; under open_lock. -EINVAL was printed by dmv_check_image(),
+ * other errors are the caller's to print.
+ */
+int dmv_host_open(struct dmv *d, struct vdisk_error *err);
+/* Commit and close; under open_lock, with no bio under way. What cannot be written stays open. */
+void dmv_host_close(struct dmv *d);
+/* Commit without waiting; any context. */
+void dmv_commit(struct dmv *d);
+/* Commit and wait, but not for ever. */
+void dmv_commit_wait(struct dmv *d, unsigned long timeout);
+/* Commit and flush the device, or an error; under open_lock. */
+int dmv_flush(struct dmv *d);
+/* Forget metadata that is clean. */
+void dmv_drop_cache(struct dmv *d);
+
+static inline struct dmv_bio *dmv_bio_of(struct bio *bio)
+{
+	return dm_per_bio_data(bio, sizeof(struct dmv_bio));
+}
+
+static inline struct bio *dmv_bio_from(struct dmv_bio *b)
+{
+	return dm_bio_from_per_bio_data(b, sizeof(*b));
+}
+
+/* Where the bio begins on the virtual disk. */
+static inline u64 dmv_offset(struct dmv *d, struct bio *bio)
+{
+	return (u64)dm_target_offset(d->ti, bio->bi_iter.bi_sector) << SECTOR_SHIFT;
+}
+
+/*
+ * Where byte `offset` of the image file lies on the device, and how many of `length` bytes lie
+ * together there. 0: outside of the file.
+ */
+static inline u64 dmv_locate(struct dmv *d, u64 offset, u64 length, sector_t *sector)
+{
+	struct vdisk_extent piece;
+
+	if (offset >= d->file_end || !vdisk_extents_at(&d->extents, offset >> SECTOR_SHIFT, &piece))
+		return 0;
+	*sector = piece.device;
+	length = min(length, d->file_end - offset);
+	return min(length, piece.count << SECTOR_SHIFT);
+}
+
+static inline u64 dmv_parent_bytes(struct dmv *d)
+{
+	return d->parent ? bdev_nr_bytes(d->parent->bdev) : 0;
+}
+
+/* Of the mapped device, for messages: its numbers, since a name can change. */
+static inline const char *dmv_name(struct dmv *d)
+{
+	return dm_device_name(dm_table_get_md(d->ti->table));
+}
+
+/* --- target.c --- */
+
+/* Is this the image that the table means? -EINVAL, and says why not. */
+int dmv_check_image(struct dmv *d, const struct vdisk *vd);
+
+/* --- map.c --- */
+
+int dmv_map(struct dm_target *ti, struct bio *bio);
+
+#endif

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The hot path. A bio whose place is known goes on at once: no lock, no allocation, no waiting.
+ * All else goes to the worker, trimmed to its unit first, because a bio can be trimmed only here.
+ *
+ * What the tables say is not enough where they say ZERO or PARENT: the unit may have been written
+ * to, and be linked by a commit later. So the pending units are asked BEFORE the tables: "not
+ * pending" then means that the answer was true at the time it was given.
+ */
+#include "dm-vdisk.h"
+
+/* Units that one answer may span: all of them have to be asked for. */
+#define UNITS_AT_ONCE 16
+
+static u64 to_unit_end(struct dmv *d, u64 offset)
+{
+	u64 unit = 1ULL << d->vd->unit_shift;
+
+	return unit - (offset & (unit - 1));
+}
+
+static void trim(struct bio *bio, u64 length)
+{
+	if (length < bio->bi_iter.bi_size)
+		dm_accept_partial_bio(bio, length >> SECTOR_SHIFT);
+}
+
+static int defer_unit(struct dmv *d, struct bio *bio, u64 offset)
+{
+	trim(bio, to_unit_end(d, offset));
+	dmv_defer(d, bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+static int finished(struct bio *bio)
+{
+	bio_endio(bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+/* To the image file, as far as it lies in one piece on the device. */
+static int remap(struct dmv *d, struct bio *bio, u64 offset, u64 length)
+{
+	sector_t sector;
+
+	length = dmv_locate(d, offset, length, &sector);
+	if (!length) {
+		DMERR_LIMIT("%s: offset %llu of the image file is outside of its extents",
+			    dmv_name(d), offset);
+		return DM_MAPIO_KILL;
+	}
+	trim(bio, length);
+	bio_set_dev(bio, d->dev->bdev);
+	bio->bi_iter.bi_sector = sector;
+	return DM_MAPIO_REMAPPED;
+}
+
+/* Where the disk has no place of its own in the file, a read is the parent's or zeros. */
+static int read_elsewhere(struct dmv *d, struct bio *bio, u64 offset, const struct vdisk_map *m)
+{
+	u64 end = m->kind == VDISK_PARENT ? dmv_parent_bytes(d) : 0;
+
+	if (offset >= end) {
+		trim(bio, m->length);
+		zero_fill_bio(bio);
+		return finished(bio);
+	}
+	trim(bio, min_t(u64, m->length, end - offset));
+	bio_set_dev(bio, d->parent->bdev);
+	bio->bi_iter.bi_sector = offset >> SECTOR_SHIFT;
+	return DM_MAPIO_REMAPPED;
+}
+
+static int map_data(struct dmv *d, struct bio *bio, u64 offset, const struct vdisk_map *m)
+{
+	if (bio_op(bio) == REQ_OP_DISCARD && !d->passdown) {
+		trim(bio, m->length);
+		return finished(bio);
+	}
+	/*
+	 * The pointer that led here may not be durable yet. Asking after the tables were read is
+	 * right: when the commit that changed them has ended by now, it is.
+	 */
+	if (bio->bi_opf & REQ_FUA && op_is_write(bio_op(bio)) && vdisk_engine_dirty(&d->engine))
+		return defer_unit(d, bio, offset);
+	return remap(d, bio, m->offset, m->length);
+}
+
+static int map_nowhere(struct dmv *d, struct bio *bio, u64 offset, const struct vdisk_map *m,
+		       bool maybe)
+{
+	switch (bio_op(bio)) {
+	case REQ_OP_READ:
+		if (maybe)
+			break;
+		return read_elsewhere(d, bio, offset, m);
+	case REQ_OP_DISCARD:
+		trim(bio, m->length);
+		return finished(bio);
+	case REQ_OP_WRITE_ZEROES:
+		if (maybe || m->kind != VDISK_ZERO)
+			break;
+		trim(bio, m->length);
+		return finished(bio);
+	default:
+		break;
+	}
+	return defer_unit(d, bio, offset);
+}
+
+/* May one of the units be pending? *length is cut to what was asked for. */
+static bool maybe_pending(struct dmv *d, u64 offset, u64 *length)
+{
+	u32 shift = d->vd->unit_shift;
+	u64 unit = offset >> shift, last;
+
+	*length = min(*length, to_unit_end(d, offset) + ((UNITS_AT_ONCE - 1ULL) << shift));
+	for (last = (offset + *length - 1) >> shift; unit <= last; unit++)
+		if (vdisk_engine_maybe_pending(&d->engine, unit))
+			return true;
+	return false;
+}
+
+/* Not a write that would be refused anyway, and none to an image that is in doubt. */
+static bool refused(struct dmv *d, struct bio *bio)
+{
+	enum vdisk_mode mode = READ_ONCE(d->engine.mode);
+
+	return op_is_write(bio_op(bio)) && (d->engine.readonly || mode == VDISK_MODE_FAIL);
+}
+
+/* An empty bio: what was written before shall be durable. */
+static int map_flush(struct dmv *d, struct bio *bio)
+{
+	if (vdisk_engine_dirty(&d->engine) || READ_ONCE(d->engine.mode) == VDISK_MODE_FAIL) {
+		dmv_defer(d, bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	bio_set_dev(bio, d->dev->bdev);
+	return DM_MAPIO_REMAPPED;
+}
+
+static int map_range(struct dmv *d, struct bio *bio)
+{
+	u64 offset = dmv_offset(d, bio), length = bio->bi_iter.bi_size;
+	bool maybe = maybe_pending(d, offset, &length);
+	struct vdisk_map m;
+	int ret;
+
+	rcu_read_lock();
+	ret = vdisk_image_map(d->vd, offset, length, &m);
+	rcu_read_unlock();
+	/* A damaged entry is the worker's: only there the engine can be told. */
+	if (ret || m.kind == VDISK_NEED) {
+		this_cpu_inc(d->stats->misses);
+		return defer_unit(d, bio, offset);
+	}
+	this_cpu_inc(d->stats->hits);
+	if (m.kind == VDISK_DATA)
+		return map_data(d, bio, offset, &m);
+	return map_nowhere(d, bio, offset, &m, maybe);
+}
+
+int dmv_map(struct dm_target *ti, struct bio *bio)
+{
+	struct dmv *d = ti->private;
+
+	if (unlikely(!d->vd))
+		return DM_MAPIO_KILL;
+	if (bio->bi_opf & REQ_PREFLUSH)
+		return map_flush(d, bio);
+	if (unlikely(!bio_sectors(bio)))
+		return finished(bio);
+	if (refused(d, bio))
+		return DM_MAPIO_KILL;
+	switch (bio_op(bio)) {
+	case REQ_OP_READ:
+	case REQ_OP_WRITE:
+	case REQ_OP_DISCARD:
+	case REQ_OP_WRITE_ZEROES:
+		return map_range(d, bio);
+	default:
+		return DM_MAPIO_KILL;
+	}
+}
