@@ -7,16 +7,16 @@
 _ntfsmap_options() {
 	local all='--quiet --debug --help --version'
 	case $1 in
-	table) echo "--readonly --format --allow --concise $all" ;;
-	open) echo "--readonly --format --allow --test $all" ;;
+	table) echo "--readonly --format --allow --concise --parent --static $all" ;;
+	open) echo "--readonly --format --allow --parent --static --test $all" ;;
 	close) echo "--deferred $all" ;;
 	reload) echo "--allow $all" ;;
 	list | status | verify) echo "--json $all" ;;
-	info | map) echo "--format --json $all" ;;
-	cat) echo "--format $all" ;;
-	check) echo "--readonly --format --allow --json $all" ;;
-	host) echo "$all" ;;
-	*) echo "--readonly --format --allow --concise --test --deferred --json $all" ;;
+	info | map) echo "--format --json --parent $all" ;;
+	cat) echo "--format --parent $all" ;;
+	check) echo "--readonly --format --allow --json --parent $all" ;;
+	host | reserve) echo "$all" ;;
+	*) echo "--readonly --format --allow --concise --parent --static --test --deferred --json $all" ;;
 	esac
 }
 
@@ -74,6 +74,11 @@ _ntfsmap_argument() {
 	case $1.$2$4 in
 	open.1 | info.1 | map.1 | cat.1 | check.1 | table.1 | table.2concise) _ntfsmap_source "$3" ;;
 	status.1 | reload.1 | verify.1 | close.*) _ntfsmap_choose "$3" "$(_ntfsmap_names)" ;;
+	reserve.1) # only files on mounted file systems
+		mapfile -t COMPREPLY < <(compgen -f -- "$3")
+		compopt -o filenames 2>/dev/null
+		;;
+	reserve.2) _ntfsmap_choose "$3" all ;;
 	host.1) _ntfsmap_choose "$3" "$(_ntfsmap_volumes PATH)" ;;
 	esac
 }
@@ -102,7 +107,7 @@ _ntfsmap_cut() {
 }
 
 _ntfsmap() {
-	local verbs='table open close reload list status info map cat check verify host'
+	local verbs='table open close reload list status info map cat check reserve verify host'
 	local formats=$'raw\nvhd' allowed=$'hiberfile\ncloud\noffline\nreadonly-file\nvalid-data-length'
 	local words=() word cur before='' verb='' concise='' count=0 i
 	COMPREPLY=()
@@ -111,7 +116,7 @@ _ntfsmap() {
 	for ((i = 1; i < ${#words[@]} - 1; i++)); do
 		word=${words[i]}
 		case $before/$word in
-		-f/* | --format/* | --allow/*) word='' ;; # the word of that option
+		-f/* | --format/* | --allow/* | --parent/*) word='' ;; # the word of that option
 		*/--concise) concise=concise ;;
 		*/-*) ;;
 		*)
@@ -130,6 +135,7 @@ _ntfsmap() {
 	*/--allow=*) _ntfsmap_choose "$cur" "--allow=${allowed//$'\n'/$'\n'--allow=}" ;;
 	-f/* | --format/*) _ntfsmap_choose "$cur" "$formats" ;;
 	--allow/*) _ntfsmap_choose "$cur" "$allowed" ;;
+	--parent/*) _ntfsmap_source "$cur" ;;
 	*/-*) mapfile -t COMPREPLY < <(compgen -W "$(_ntfsmap_options "$verb")" -- "$cur") ;;
 	*)
 		[ -n "$verb" ] || mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$cur")

@@ -86,21 +86,18 @@ static bool parse_uuid(const char *uuid, struct mapping *m)
 	return true;
 }
 
-/* The first device that the table names. */
-static dev_t table_device(const struct dm_device *d)
+/* The first device that the table names, and whether there are more. */
+static dev_t table_device(const struct dm_device *d, bool *several)
 {
 	struct plan plan;
-	uint64_t offset;
 	dev_t dev = 0;
 
-	for (size_t i = 0; i < d->n; i++)
-		if (dm_linear_line(&d->lines[i], &dev, &offset))
-			return dev;
-	if (d->n == 1 && dm_vdisk_line(&d->lines[0], &plan)) {
-		if (!plan.n_devices || !dm_parse_device(plan.devices[0], &dev))
-			dev = 0;
-		plan_free(&plan);
-	}
+	if (!dm_plan_of(d, &plan))
+		return 0;
+	if (!plan.n_devices || !dm_parse_device(plan.devices[0], &dev))
+		dev = 0;
+	*several = plan.n_devices > 1;
+	plan_free(&plan);
 	return dev;
 }
 
@@ -129,7 +126,7 @@ bool mapping_of(const struct dm_device *d, struct mapping *m)
 	*m = (struct mapping){ 0 };
 	if (!parse_uuid(d->uuid, m))
 		return false;
-	m->table_dev = table_device(d);
+	m->table_dev = table_device(d, &m->several);
 	if (m->table_dev)
 		m->device = device_below(m->table_dev);
 	return true;
@@ -189,6 +186,10 @@ int mapping_open_image(const struct mapping *m, struct image *img)
 	*img = image_none;
 	if (!m->device)
 		return fail(NOT_FOUND, "the device below the mapping is gone");
+	if (m->several)
+		return fail(REFUSED,
+			    "it was opened with --static from several files, and its table cannot "
+			    "say from which: close it and open it again");
 	if (m->kind != MAPPING_NTFS)
 		return image_open(m->device, img);
 	code = image_open_record(m->device, m->record, m->sequence, m->stream_hash, img);
@@ -209,6 +210,8 @@ char *mapping_source(const struct mapping *m)
 	char *source;
 	int code;
 
+	if (m->several)
+		return text("%s, …", device);
 	if (m->kind != MAPPING_NTFS)
 		return text_copy(device);
 	msg_hush(true);

@@ -20,6 +20,7 @@ enum mapping_kind { MAPPING_NTFS, MAPPING_FILE, MAPPING_DEVICE, MAPPING_HOST };
 struct mapping {
 	enum mapping_kind kind;
 	bool base;	/* the parent of open images */
+	bool several;	/* --static of a chain on several devices: device is one of them */
 	char format[8]; /* in lower case, as vdisk_open() takes it; "host" for a view */
 	uint64_t serial, record;
 	uint16_t sequence;

@@ -26,6 +26,7 @@
 #include "verb.h"
 
 #define FOOTER	   512
+#define COOKIE	   8	/* bytes, that it begins with */
 #define ALIGNMENT  4096 /* of the file's new end, for disks with blocks of that size */
 #define CHUNK	   (1 << 20)
 #define ALL	   UINT64_MAX
@@ -48,6 +49,7 @@ struct job {
 	uint64_t block_size, total, placed; /* blocks of the disk */
 	uint64_t wanted;		    /* room, in blocks */
 	uint64_t room;			    /* that there will be, in bytes */
+	uint64_t footer_at;		    /* where it is now */
 	struct future future;
 };
 
@@ -215,6 +217,23 @@ static int check_copy(struct job *job, bool copy_differs)
 	return ret ? fail_tables(job, ret) : DONE;
 }
 
+/* The one at the end, of 512 bytes or as old programs wrote it without the last; else the copy. */
+static int read_footer(struct job *job)
+{
+	struct future *f = &job->future;
+	uint8_t last[FOOTER + 1] = { 0 };
+	int ret = job->io.read(job->io.ctx, 0, f->footer, FOOTER);
+	size_t cut;
+
+	if (ret || job->footer_lost)
+		return ret;
+	ret = job->io.read(job->io.ctx, f->now - FOOTER, last, FOOTER);
+	cut = memcmp(last, f->footer, COOKIE) ? 1 : 0;
+	job->footer_at = f->now - FOOTER + cut;
+	memcpy(f->footer, last + cut, FOOTER);
+	return ret;
+}
+
 static int look_at_image(struct job *job)
 {
 	const struct vdisk_info *info;
@@ -244,9 +263,9 @@ static int look_at_image(struct job *job)
 	if (ret)
 		return fail(REFUSED, "%s is no dynamic or differencing VHD: nothing in it can grow",
 			    job->path);
-	ret = job->io.read(job->io.ctx, 0, job->future.footer, FOOTER);
+	ret = read_footer(job);
 	if (ret)
-		return fail_errno(-ret, "%s: cannot read byte 0", job->path);
+		return fail_errno(-ret, "%s: cannot read its footer", job->path);
 	job->future.size = (job->future.now + 2 * FOOTER - 1) / FOOTER * FOOTER;
 	return check_copy(job, differs);
 }
@@ -263,7 +282,8 @@ static uint64_t longer_by(const struct job *job, uint64_t blocks)
 /* The new size of the file, in job->future. */
 static int choose_size(struct job *job, uint64_t bytes)
 {
-	uint64_t size = job->footer_lost ? job->future.size : job->future.now;
+	bool whole = !job->footer_lost && job->future.now % FOOTER == 0;
+	uint64_t size = whole ? job->future.now : job->future.size;
 	int code = try_size(job, size);
 
 	if (code)
@@ -349,18 +369,11 @@ static int grow(const struct job *job)
 			  (unsigned long long)(f->size - f->now));
 }
 
-/* Zero the old footer, if what is there is one. */
 static int forget_old_footer(const struct job *job)
 {
-	uint64_t at = job->future.now - FOOTER;
-	uint8_t old[FOOTER];
-	int ret = job->io.read(job->io.ctx, at, old, FOOTER);
+	int error = write_zeros(job, job->footer_at, job->future.now);
 
-	if (ret || memcmp(old, job->future.footer, FOOTER))
-		return ret ? -ret : 0;
-	memset(old, 0, FOOTER);
-	ret = write_all(job, old, FOOTER, at);
-	return ret ? ret : sync_file(job);
+	return error ? error : sync_file(job);
 }
 
 static int move_footer(const struct job *job)

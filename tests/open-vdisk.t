@@ -1,0 +1,277 @@
+#!/bin/bash
+# open, list, reload, verify and close of dynamic and differencing VHD, with the kernel target.
+# shellcheck source=lib/tap.sh
+. "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
+. "$top/tests/lib/ntfs.sh"
+need mkntfs dmsetup perl qemu-img mkfs.ext4 ntfscat strace
+makevhd=$top/tests/lib/makevhd.pl
+d=/mnt/share
+
+json() {
+	perl -MJSON::PP -e 'local $/; my $j = decode_json(<STDIN>); print eval "\$j->$ARGV[0]" // "null"' "$1"
+}
+
+# reads DEVICE NAME WHAT
+reads() {
+	cmp -s "$d/$2.raw" <(read_direct "/dev/mapper/$1")
+	result $? "$3"
+}
+
+devices() {
+	udevadm settle
+	dmsetup ls | awk '/^[^N]/ { print $1 }' | sort | xargs
+}
+
+dynamic() {
+	exits 0 'open a dynamic VHD' ntfsmap open /dev/vda:/dyn.vhd d
+	like "$err" 'have a place in the file, and there is room for 1\.0 MiB more' '  says how much room is left'
+	reads d dyn '  its contents are right'
+	is "$(dmsetup table d | awk '{ print $3, $4 }')" 'vdisk vhd' '  by one line of the target'
+	like "$(ntfsmap list)" 'd +/dev/vda:/dyn.vhd +vhd +rw +4.0 MiB +[^ ]+ +0' '  list'
+	is "$(ntfsmap status --json d | json '{mode}')" rw '  status: mode'
+	like "$(ntfsmap status d)" 'extents: +3' '  status: extents'
+	exits 0 '  verify' ntfsmap verify d
+	exits 0 '  reload' ntfsmap reload d
+	like "$err" 'nothing has changed' '  has nothing to do'
+	exits 2 '  a second writer is refused' ntfsmap open /dev/vda:/dyn.vhd e
+	like "$err" '/dev/mapper/d already maps' '  and told who was first'
+	exits 0 '  a reader is not' ntfsmap open -q --readonly /dev/vda:/dyn.vhd e
+	is "$(blockdev --getro /dev/mapper/e)$(ntfsmap status --json e | json '{mode}')" 1ro '  it is read-only'
+	ntfsmap close e
+	exits 5 '  the name is taken' ntfsmap open /dev/vda:/dyn.vhd d
+	exits 0 '  close' ntfsmap close d
+	is "$(devices)" '' '  nothing is left'
+}
+
+writes() {
+	ntfsmap open -q /dev/vda:/new.vhd d >/dev/null
+	ok 'mkfs.ext4 on an empty one' mkfs.ext4 -q /dev/mapper/d
+	mount /dev/mapper/d /mnt/m
+	cp "$top/LICENSE" /mnt/m/one
+	umount /mnt/m
+	is "$(ntfsmap status --json d | json '{room} > 0')" 1 '  room is left'
+	dd if=/dev/urandom of=/dev/mapper/d bs=1M oflag=direct status=none 2>/dev/null
+	is "$(ntfsmap status --json d | json '{mode}')" out_of_space 'full: the mode says so'
+	like "$(ntfsmap list)" ' out_of_space ' '  list too'
+	is "$(ntfsmap status --json d | json '{room}')" 0 '  no room is left'
+	ntfsmap close d
+	exits 0 'open it again' ntfsmap open /dev/vda:/new.vhd d
+	like "$err" 'there is no room for more.*ntfsmap reserve' '  says that it is full'
+	ntfsmap close d
+	ntfsmap open -q /dev/vda:/fs.vhd d >/dev/null
+	mkfs.ext4 -q /dev/mapper/d
+	mount /dev/mapper/d /mnt/m
+	cp "$top/LICENSE" /mnt/m/one
+	umount /mnt/m
+	ntfsmap close d
+}
+
+chain() {
+	exits 0 'open a chain' ntfsmap open /dev/vda:/top.vhd d
+	reads d top '  its contents are right'
+	is "$(devices)" 'd d-base1 d-base2' '  with a device for each parent'
+	is "$(blockdev --getro /dev/mapper/d /dev/mapper/d-base1 /dev/mapper/d-base2 | xargs)" '0 1 1' '  read-only'
+	reads d-base1 mid '  which shows what it holds'
+	is "$(find /dev/disk -lname '*/'"$(basename "$(readlink -f /dev/mapper/d-base2)")" | grep -vc 'by-id/dm-')" 0 '  hidden from /dev/disk'
+	like "$(ntfsmap list)" 'd-base2 +/dev/vda:/dyn.vhd +vhd +ro .* 1  parent, used by /dev/mapper/d-base1' '  list'
+	is "$(ntfsmap status --json d-base1 | json '{kind}')" base '  status: kind'
+	exits 0 '  verify' ntfsmap verify d
+	exits 0 '  reload' ntfsmap reload d
+	exits 5 '  a base in use stays' ntfsmap close d-base1
+	exits 2 '  a parent cannot be opened for writing' ntfsmap open /dev/vda:/mid.vhd e
+	like "$err" 'the parent of an open image' '  says why'
+	exits 2 '  nor the first' ntfsmap open /dev/vda:/dyn.vhd e
+	exits 0 'open a second child' ntfsmap open /dev/vda:/other.vhd e
+	like "$err" 'DYN.vhd is open already as d-base2, which is shared' '  shares the base'
+	reads e other '  its contents are right'
+	is "$(devices)" 'd d-base1 d-base2 e' '  no new base was made'
+	exits 0 'close the first child' ntfsmap close d
+	is "$(devices)" 'd-base2 e' '  the shared base stays'
+	reads e other '  and serves'
+	exits 0 'close the second' ntfsmap close e
+	is "$(devices)" '' '  it goes with the last child'
+	exits 0 'open --readonly' ntfsmap open -q --readonly /dev/vda:/top.vhd d
+	reads d top '  its contents are right'
+	is "$(blockdev --getro /dev/mapper/d)" 1 '  is read-only'
+	ntfsmap close d
+}
+
+in_use() {
+	ntfsmap open -q /dev/vda:/top.vhd d >/dev/null
+	exec 5</dev/mapper/d
+	exits 5 'close while in use' ntfsmap close d
+	exits 0 'close --deferred' ntfsmap close --deferred d
+	is "$(devices)" 'd d-base1 d-base2' '  all are there while it is used'
+	exec 5<&-
+	for _ in $(seq 50); do [ -n "$(devices)" ] || break; sleep 0.1; done
+	is "$(devices)" '' '  and gone afterwards, the bases too'
+	ntfsmap open -q /dev/vda:/top.vhd d >/dev/null
+	dmsetup remove d
+	is "$(devices)" 'd-base1 d-base2' 'a child that dmsetup removed'
+	exits 0 '  the next command takes its parents away' ntfsmap open /dev/vda:/raw r
+	is "$(devices)" r '  all of them'
+	ntfsmap close r
+	ntfsmap open -q /dev/vda:/mid.vhd w >/dev/null
+	exits 5 'a parent that is open for writing' ntfsmap open /dev/vda:/top.vhd d
+	like "$err" '/dev/mapper/w maps it read-write' '  says by whom'
+	ntfsmap close w
+	ntfsmap open -q --readonly /dev/vda:/mid.vhd w >/dev/null
+	exits 0 'a parent that is open for reading' ntfsmap open -q /dev/vda:/top.vhd d
+	ntfsmap close d w
+	is "$(devices)" '' 'nothing is left'
+}
+
+named() {
+	exits 4 'a parent that is not found' ntfsmap open /dev/vda:/orphan.vhd d
+	is "$(devices)" '' '  makes nothing'
+	exits 0 '  --parent' ntfsmap open -q --parent /dev/vda:/dyn.vhd /dev/vda:/orphan.vhd d
+	reads d orphan '  its contents are right'
+	exits 0 '  verify knows the parent by the live table' ntfsmap verify d
+	exits 0 '  reload too' ntfsmap reload d
+	exits 0 '  close' ntfsmap close d
+	exits 0 'table --concise' bash -c 'set -o pipefail; ntfsmap table -q --concise d /dev/vda:/top.vhd | dmsetup create --concise'
+	reads d top '  makes the same'
+	exits 0 '  verify' ntfsmap verify d
+	exits 0 '  close' ntfsmap close d
+	is "$(devices)" '' '  with its parents'
+	exits 0 'the pipe' bash -c 'set -o pipefail; ntfsmap -q /dev/vda:/dyn.vhd | dmsetup create d'
+	reads d dyn '  makes the same'
+	exits 2 '  and is seen' ntfsmap open /dev/vda:/dyn.vhd e
+	dmsetup remove d
+	exits 0 'a chain on a fixed VHD' ntfsmap open -q /dev/vda:/onfixed.vhd d
+	is "$(dmsetup table d-base1 | awk '{ print $3 }' | sort -u)" linear '  whose base is linear'
+	reads d onfixed '  its contents are right'
+	ntfsmap close d
+}
+
+changed() {
+	local forge=$top/build/tests/ntfsforge
+	ntfsmap open -q /dev/vda:/top.vhd d >/dev/null
+	"$forge" /dev/vda slack /mid.vhd 100
+	exits 0 'more clusters for a parent: verify' ntfsmap verify d
+	"$forge" /dev/vda remove /mid.vhd
+	"$forge" /dev/vda file /mid.vhd "$(stat -c %s "$d/mid.vhd")" runs=2 fill=stdin <"$d/mid.vhd"
+	exits 6 'a parent that was replaced: verify' ntfsmap verify d
+	ntfsmap close d
+	ntfsmap open -q /dev/vda:/grow.vhd d >/dev/null
+	"$forge" /dev/vda slack /grow.vhd 400
+	"$forge" /dev/vda sizes /grow.vhd data=$(($(stat -c %s "$d/dyn.vhd") + 512)) init=$(($(stat -c %s "$d/dyn.vhd") + 512))
+	exits 6 'an image whose file has grown: verify' ntfsmap verify d
+	like "$err" 'ntfsmap reload. follows' '  says what to do'
+	exits 0 '  reload' ntfsmap reload d
+	exits 0 '  verify is content' ntfsmap verify d
+	reads d dyn '  the contents are the same'
+	ntfsmap close d
+}
+
+plain_files() {
+	cp "$d"/{dyn,mid,top}.vhd /tmp
+	exits 0 'a chain of plain files' ntfsmap open -q /tmp/top.vhd d
+	reads d top '  its contents are right'
+	exits 0 '  verify' ntfsmap verify d
+	exits 5 '  reserve refuses while it is open' ntfsmap reserve /tmp/top.vhd 1M
+	exits 0 '  close' ntfsmap close d
+	is "$(losetup -n -l | grep -c /tmp/)" 0 '  no loop device is left'
+}
+
+# Killed at each ioctl: all of the chain or nothing, after the next command at the latest.
+killed() {
+	local n status bad=0 runs=0
+	for n in $(seq 1 60); do
+		{ strace -qq -o /dev/null -e trace=ioctl -e inject=ioctl:signal=KILL:when="$n" ntfsmap -q open /dev/vda:/top.vhd d; } >/dev/null 2>&1
+		status=$?
+		while pgrep -x ntfsmap >/dev/null; do :; done
+		case $(devices) in
+		'' | 'd d-base1 d-base2') ;;
+		*) bad=$((bad + 1)) && diag "killed at ioctl $n: $(devices)" ;;
+		esac
+		runs=$((runs + 1))
+		ntfsmap close -q d 2>/dev/null
+		[ "$status" = 137 ] || break
+	done
+	is "$bad" 0 "open killed at each of its ioctls ($runs runs): the whole chain or nothing"
+	is "$(devices)" '' '  nothing is left'
+	# between the devices of a chain, where even the process that makes them is killed
+	bad=0
+	for n in $(seq 3 4 40); do
+		{ strace -f -qq -o /dev/null -e trace=ioctl -e inject=ioctl:signal=KILL:when="$n" ntfsmap -q open /dev/vda:/top.vhd d; } >/dev/null 2>&1
+		ntfsmap close -q d 2>/dev/null
+		ntfsmap open -q /dev/vda:/raw r >/dev/null 2>&1 && ntfsmap close r
+		[ -z "$(devices)" ] || { bad=$((bad + 1)) && diag "killed at ioctl $n of all: $(devices)"; dmsetup remove_all; }
+	done
+	is "$bad" 0 'all of it killed: the next command takes away what is left'
+}
+
+if in_machine; then
+	ok 'the module loads' insmod "$TEST_MODULE"
+	mkdir -p /mnt/m
+	modprobe -a loop dm-zero
+	dynamic
+	writes
+	chain
+	in_use
+	named
+	plain_files
+	killed
+	changed
+	done_testing
+	exit
+fi
+
+TEST_MODULE=$("$top/tests/vm/module.sh") || {
+	[ $? != 77 ] || skip_all "no headers for the machine's kernel"
+	bail "the module does not build"
+}
+export TEST_MODULE
+mkdir "$T/share"
+d=$T/share
+vhd() {
+	local name=$1
+	shift
+	"$makevhd" "$d/$name.vhd" "$d/$name.raw" size=4194304 block=524288 layout=plain creator=win locators=w2ru "$@" \
+		>"$T/facts" 2>&1 || bail "makevhd: $(<"$T/facts")"
+}
+of() {
+	echo "parent=$d/$1.vhd parent_model=$d/$1.raw bitmaps=random"
+}
+put() {
+	f file "/$2" "$(stat -c %s "$d/$1.vhd")" runs=3 order=shuffle seed=5 fill=stdin <"$d/$1.vhd"
+}
+# shellcheck disable=SC2046 # words
+{
+	vhd dyn seed=1 allocate=40 room=1100000
+	vhd mid seed=2 allocate=60 $(of dyn) 'parent_path=.\dyn.vhd'
+	vhd top seed=3 allocate=40 room=600000 $(of mid) 'parent_path=.\mid.vhd'
+	vhd other seed=4 allocate=40 $(of dyn) 'parent_path=.\DYN.vhd'
+	vhd orphan seed=5 allocate=40 $(of dyn) 'parent_path=.\nowhere.vhd'
+	qemu-img create -q -f vpc -o subformat=fixed,force_size "$d/fixed.vhd" 4M
+	"$top/tests/lib/mkvhd.pl" patch "$d/fixed.vhd" creator=win
+	head -c 4M "$d/fixed.vhd" >"$d/fixed.raw"
+	vhd onfixed seed=6 allocate=90 $(of fixed) 'parent_path=.\fixed.vhd'
+}
+qemu-img create -q -f vpc -o force_size "$T/new.vhd" 64M
+cp "$T/new.vhd" "$T/fs.vhd"
+"$ntfsmap" reserve -q "$T/new.vhd" 20M 2>/dev/null
+"$ntfsmap" reserve -q "$T/fs.vhd" all 2>/dev/null
+cp "$T/new.vhd" "$T/fs.vhd" "$d"
+volume 256M
+for name in dyn mid top other orphan fixed onfixed new fs; do
+	put "$name" "$name.vhd"
+done
+put dyn grow.vhd
+f file /raw 64K runs=1 fill=zero
+for name in dyn mid top other orphan fixed onfixed new fs; do
+	oracle_table "/$name.vhd" "$(($(stat -c %s "$d/$name.vhd") / 512 * 512))"
+done >"$T/all"
+guest_tests -t 900 -s "$T/share" -d "$img"
+
+ntfscat "$img" /fs.vhd >"$T/after.vhd"
+ok 'qemu-img takes what was written' qemu-img convert -f vpc -O raw "$T/after.vhd" "$T/after.raw"
+ok 'e2fsck finds the file system clean' e2fsck -fn "$T/after.raw"
+is "$(debugfs -R 'cat /one' "$T/after.raw" 2>/dev/null | hash_of /dev/stdin)" "$(hash_of "$top/LICENSE")" 'a file in it is what was copied'
+for name in dyn top other orphan; do
+	ntfscat "$img" "/$name.vhd" | cmp -s - "$d/$name.vhd"
+	result $? "$name.vhd, which was only read, has not changed"
+done
+done_testing
