@@ -20,7 +20,9 @@ record() {
 	shift 5
 	ok "$image: insmod" insmod "$module"
 	dmsetup create logged --table "0 $(blockdev --getsz "$lower") log-writes $lower $log"
+	dmsetup mknodes
 	ok "  create" dmsetup create v --table "$(table "${image%%-*}" /dev/mapper/logged "$@")"
+	dmsetup mknodes
 	ok "  a history" "$hammer" "seed=$seed" threads=3 "ops=$operations" frame=256 max=64 reads=5 discard=0 whole=0 \
 		"begin=$share/${image%%-*}.model" mark=logged "log=$share/$image.history" /dev/mapper/v
 	is "$(field v 1)" rw "  mode rw"
@@ -93,7 +95,7 @@ for record in dynamic child dynamic-data dynamic-links; do
 	logs+=(-d "$T/$record.log")
 done
 
-guest_tests -t 900 -d "$disk" -d "$T/parent.raw,ro" "${logs[@]}" -d "$T/data.img" -d "$T/links.img" \
+guest_tests -n -t 900 -d "$disk" -d "$T/parent.raw,ro" "${logs[@]}" -d "$T/data.img" -d "$T/links.img" \
 	-s "$share"
 
 for image in dynamic child; do
