@@ -323,6 +323,8 @@ static void step(struct thread *t)
 	} else {
 		do_write(t, first, count, false);
 		t->count[5]++;
+		if (!below(t, 4)) /* before anybody can have flushed it */
+			do_read(t, first, count);
 	}
 }
 
