@@ -53,15 +53,15 @@ alone() {
 	ok "threads on a dynamic image" hammer v dynamic ops=500
 	ok "  in narrow stripes" hammer v dynamic ops=700 frame=64 seed=$((seed + 1))
 	is "$(field v 1)" rw "  mode rw"
-	dmsetup remove v
+	remove v
 	ok "  the same is read by a new device" eval 'create v dynamic && cmp /dev/mapper/v $share/dynamic.end'
-	dmsetup remove v
+	remove v
 	create v child parent /dev/vdb
 	ok "threads on a differencing image" hammer v child ops=500
 	ok "  in narrow stripes" hammer v child ops=700 frame=64 seed=$((seed + 1))
-	dmsetup remove v
+	remove v
 	ok "  the same is read by a new device" eval 'create v child parent /dev/vdb && cmp /dev/mapper/v $share/child.end'
-	dmsetup remove v
+	remove v
 }
 
 # $turn counts; features differ from reload to reload
@@ -85,7 +85,7 @@ disturbed() {
 	is "$(field v 1)" rw "  mode rw"
 	run rmmod dm-vdisk
 	is "$status" 1 "  the module stays"
-	dmsetup remove v
+	remove v
 }
 
 # Most reads need metadata that is not there.
@@ -99,7 +99,7 @@ tiny_cache() {
 		ok "  the cache keeps its bound" [ "$(field v 4 | cut -d/ -f1)" -le 64 ]
 		background hammer v "$name" ops=400 frame=256 max=64 seed=$((seed + 4))
 		ok "  and while it is emptied" beside dmsetup message v 0 drop_cache
-		dmsetup remove v
+		remove v
 	done
 }
 
@@ -109,7 +109,7 @@ verified() {
 		--size=10m --offset_increment=11m --numjobs=4 --direct=1 --ioengine=libaio --iodepth=8 --fsync=32 \
 		--number_ios=400 --verify=crc32c --verify_fatal=1 --randseed="$seed" --output-format=terse
 	ok "  the disk is read for later" eval 'cat /dev/mapper/v >$share/child.end'
-	dmsetup remove v
+	remove v
 }
 
 if in_machine; then

@@ -67,6 +67,12 @@ events() {
 	dmsetup info -c --noheadings -o events "$1"
 }
 
+# remove DEVICE: when udev does not look at it any more
+remove() {
+	udevadm settle
+	dmsetup remove --retry "$1"
+}
+
 # within SECONDS COMMAND...: 124 if it has not ended by then; one that cannot be killed is left behind
 within() {
 	local left=$(($1 * 10)) pid status=0
