@@ -122,7 +122,7 @@ static const char *mode_of(const struct dm_device *d, const struct state *s)
 {
 	if (!d->live)
 		return "half";
-	if (*s->mode && (!d->readonly || strcmp(s->mode, "rw")))
+	if (*s->mode && strcmp(s->mode, "-") && (!d->readonly || strcmp(s->mode, "rw")))
 		return s->mode;
 	return d->readonly ? "ro" : "rw";
 }

@@ -155,13 +155,14 @@ int verb_open(int argc, char **argv, const struct options *opt)
 struct replacement {
 	const char *name;
 	const struct plan *plan;
+	bool hidden;
 };
 
 static int replace(void *ctx)
 {
 	const struct replacement *r = ctx;
 
-	return dm_reload(r->name, r->plan);
+	return dm_reload(r->name, r->plan, r->hidden);
 }
 
 /* The new table goes through the same loop device, if there is one. */
@@ -178,7 +179,7 @@ static int keep_device(struct image *img, const struct plan *live, const char *n
 
 static int reload_device(const struct dm_device *d, struct image *img, bool *changed)
 {
-	struct replacement r = { d->name, &img->plan };
+	struct replacement r = { d->name, &img->plan, dm_is_base(d) };
 	struct plan live;
 	int code;
 
