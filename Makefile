@@ -2,6 +2,7 @@
 # make            build everything below build/
 # make demo       the main job on made-up data, in a throw-away virtual machine
 # make check      the tests
+# make module     the kernel module for the running kernel, or KDIR=headers; modules_install puts it there
 # make install    DESTDIR and PREFIX are honoured; make uninstall takes it away again
 # make help       all targets
 VERSION := 0.1
@@ -87,6 +88,26 @@ tools: all $(UNITS) $(TOOLS)
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
+# Kbuild leaves objects beside the sources, so it gets a copy; with their times, or all is made anew.
+KVER ?= $(shell uname -r)
+KDIR ?= /lib/modules/$(KVER)/build
+KOUT := $(B)/kernel
+
+module:
+	@test -e $(KDIR)/Makefile || { echo "no kernel headers in $(KDIR): apt install" \
+		"linux-headers-$(KVER), or say where they are: make module KDIR=..." >&2; false; }
+	@mkdir -p $(KOUT)/dm-vdisk $(KOUT)/libvdisk
+	@rm -f $(KOUT)/*/*.[ch]
+	@cp -p Kbuild $(KOUT)/
+	@cp -p dm-vdisk/*.[ch] $(KOUT)/dm-vdisk/
+	@cp -p libvdisk/*.[ch] $(KOUT)/libvdisk/
+	$(MAKE) -C $(KDIR) M=$(abspath $(KOUT)) CI=$(CI) modules
+	cp $(KOUT)/dm-vdisk.ko $(B)/
+
+modules_install: module
+	$(MAKE) -C $(KDIR) M=$(abspath $(KOUT)) modules_install \
+		$(if $(DESTDIR),INSTALL_MOD_PATH=$(DESTDIR))
+
 deps:
 	@tests/deps.sh build test
 
@@ -108,13 +129,16 @@ lint:
 
 install: all
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCDIR) \
-		$(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(COMPDIR) $(DESTDIR)$(DOCDIR)
+		$(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(COMPDIR) \
+		$(DESTDIR)$(DOCDIR)
 	install -m 755 $(B)/bin/ntfsmap $(DESTDIR)$(BINDIR)/
 	install -m 644 $(B)/libvdisk.a $(B)/libvdisk.so.$(SOVER) $(DESTDIR)$(LIBDIR)/
 	ln -sf libvdisk.so.$(SOVER) $(DESTDIR)$(LIBDIR)/libvdisk.so
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' libvdisk/libvdisk.pc.in \
 		>$(DESTDIR)$(LIBDIR)/pkgconfig/libvdisk.pc
 	install -m 644 libvdisk/vdisk.h $(DESTDIR)$(INCDIR)/
+	install -m 644 man/libvdisk.3 $(DESTDIR)$(MANDIR)/man3/
+	install -m 644 man/dm-vdisk.7 $(DESTDIR)$(MANDIR)/man7/
 	install -m 644 man/ntfsmap.8 $(DESTDIR)$(MANDIR)/man8/
 	install -m 644 ntfsmap/completion.bash $(DESTDIR)$(COMPDIR)/ntfsmap
 	install -m 644 README.md LICENSE $(DESTDIR)$(DOCDIR)/
@@ -123,7 +147,9 @@ uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/ntfsmap $(DESTDIR)$(LIBDIR)/libvdisk.a \
 		$(DESTDIR)$(LIBDIR)/libvdisk.so $(DESTDIR)$(LIBDIR)/libvdisk.so.$(SOVER) \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/libvdisk.pc $(DESTDIR)$(INCDIR)/vdisk.h \
-		$(DESTDIR)$(MANDIR)/man8/ntfsmap.8 $(DESTDIR)$(COMPDIR)/ntfsmap \
+		$(DESTDIR)$(MANDIR)/man3/libvdisk.3 \
+		$(DESTDIR)$(MANDIR)/man7/dm-vdisk.7 $(DESTDIR)$(MANDIR)/man8/ntfsmap.8 \
+		$(DESTDIR)$(COMPDIR)/ntfsmap \
 		$(DESTDIR)$(DOCDIR)/README.md $(DESTDIR)$(DOCDIR)/LICENSE
 	-rmdir $(DESTDIR)$(DOCDIR) 2>/dev/null
 
@@ -137,5 +163,5 @@ help:
 	@echo 'make clean      remove build/'
 	@echo 'INSTALL=no      never call apt; tests that lack a tool are skipped by name'
 
-.PHONY: all tools deps demo check lint install uninstall clean help
+.PHONY: all tools module modules_install deps demo check lint install uninstall clean help
 .SECONDARY:

@@ -13,11 +13,11 @@
 
 /* How a device is opened. */
 #if KERNEL_SINCE(6, 5)
-#define compat_mode_t blk_mode_t
+#define dmv_mode_t blk_mode_t
 #define COMPAT_READ   BLK_OPEN_READ
 #define COMPAT_WRITE  BLK_OPEN_WRITE
 #else
-#define compat_mode_t fmode_t
+#define dmv_mode_t fmode_t
 #define COMPAT_READ   FMODE_READ
 #define COMPAT_WRITE  FMODE_WRITE
 #endif

@@ -5,6 +5,7 @@
  *   target.c  what device-mapper calls: constructor, status, messages, suspend and resume
  *   map.c     the hot path: a bio comes in, and goes on at once if its place is known
  *   host.c    the worker: everything else, and the only caller of the engine
+ *   fetch.c   reads metadata, for the worker
  *   meta.c    the cache of metadata blocks
  *
  * Locks, in this order; none is held while a bio is submitted that could need another of them,
@@ -220,6 +221,31 @@ void dmv_commit_wait(struct dmv *d, unsigned long timeout);
 int dmv_flush(struct dmv *d);
 /* Forget metadata that is clean. */
 void dmv_drop_cache(struct dmv *d);
+
+/* By the worker: map a bio, do what it says or park it. */
+void dmv_process(struct dmv *d, struct bio *bio);
+
+/* --- fetch.c; all by the worker, or while there is none --- */
+
+int dmv_fetches_init(struct dmv *d);
+void dmv_fetches_exit(struct dmv *d);
+/* The bio can be mapped only when the block of `need` is there: begin to read it. */
+void dmv_park(struct dmv *d, struct bio *bio, const struct vdisk_map *need);
+/* A read has ended: its blocks go to the cache, its bios on. */
+void dmv_finish_fetch(struct dmv *d, struct dmv_fetch *f);
+/* Bios that found no free fetch try again. */
+void dmv_unstarve(struct dmv *d);
+/* vdisk_engine_ops.fetch and .pin */
+int dmv_fetch_now(struct vdisk_engine *e, u64 offset);
+int dmv_pin_now(struct vdisk_engine *e, u64 offset, struct vdisk_block **block);
+/* vdisk_io.read: any bytes of the file */
+int dmv_read_file(void *ctx, u64 offset, void *buf, size_t len);
+
+static inline void dmv_end_bio(struct bio *bio, blk_status_t status)
+{
+	bio->bi_status = status;
+	bio_endio(bio);
+}
 
 static inline struct dmv_bio *dmv_bio_of(struct bio *bio)
 {

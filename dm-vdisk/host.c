@@ -23,8 +23,6 @@ struct dmv_call {
 	int error;
 };
 
-static void process(struct dmv *d, struct bio *bio);
-
 static void kick(struct dmv *d)
 {
 	queue_work(d->wq, &d->work);
@@ -38,12 +36,6 @@ void dmv_defer(struct dmv *d, struct bio *bio)
 	bio_list_add(&d->events.bios, bio);
 	spin_unlock_irqrestore(&d->events.lock, flags);
 	kick(d);
-}
-
-static void end_bio(struct bio *bio, blk_status_t status)
-{
-	bio->bi_status = status;
-	bio_endio(bio);
 }
 
 /* --- jobs: several bios for one purpose --- */
@@ -254,133 +246,6 @@ static void finish_action(struct dmv *d, struct dmv_job *job)
 	vdisk_engine_done(&d->engine, a, error);
 }
 
-/* --- metadata --- */
-
-/* Read length bytes, whole blocks inside one extent, and wait. */
-static int read_blocks(struct dmv *d, u64 offset, u8 *buf, u32 length)
-{
-	struct bio_vec vec;
-	struct bio bio;
-	sector_t sector;
-	int ret;
-
-	if (dmv_locate(d, offset, length, &sector) != length)
-		return -EIO;
-	bio_init(&bio, d->dev->bdev, &vec, 1, REQ_OP_READ | REQ_META | REQ_SYNC);
-	bio.bi_iter.bi_sector = sector;
-	__bio_add_page(&bio, virt_to_page(buf), length, offset_in_page(buf));
-	ret = submit_bio_wait(&bio);
-	bio_uninit(&bio);
-	return ret;
-}
-
-static int read_to_cache(struct dmv *d, u64 offset, struct vdisk_block **pinned)
-{
-	int ret = read_blocks(d, offset, d->fetch_buf, d->block);
-
-	if (!ret)
-		dmv_cache_add(&d->cache, offset, d->fetch_buf, true, pinned);
-	return ret;
-}
-
-static int op_fetch(struct vdisk_engine *e, u64 offset)
-{
-	struct dmv *d = e->host;
-
-	offset = vdisk_block_of(&d->cache.meta, offset);
-	if (dmv_cache_has(&d->cache, offset))
-		return 0;
-	return read_to_cache(d, offset, NULL);
-}
-
-static void fetch_ended(struct bio *bio)
-{
-	struct dmv_fetch *f = container_of(bio, struct dmv_fetch, bio);
-	struct dmv *d = f->d;
-	unsigned long flags;
-
-	spin_lock_irqsave(&d->events.lock, flags);
-	f->next = d->events.fetched;
-	d->events.fetched = f;
-	spin_unlock_irqrestore(&d->events.lock, flags);
-	kick(d);
-}
-
-static bool join_fetch(struct dmv *d, struct bio *bio, u64 offset)
-{
-	struct dmv_fetch *f;
-
-	list_for_each_entry(f, &d->running_fetches, list) {
-		if (offset < f->offset || offset - f->offset >= f->length || f->stale)
-			continue;
-		bio_list_add(&f->waiting, bio);
-		return true;
-	}
-	return false;
-}
-
-/* How much to read from a block on, when `length` bytes from `from` on are of the same table. */
-static u32 fetch_length(struct dmv *d, u64 block, u64 from, u64 length)
-{
-	u64 whole = round_down_to(from - block + length, d->block);
-
-	return clamp_t(u64, whole, d->block, max_t(u32, DMV_FETCH_BYTES, d->block));
-}
-
-/* The bio can be mapped only when the block of `need` is there: begin to read it. */
-static void park(struct dmv *d, struct bio *bio, const struct vdisk_map *need)
-{
-	u64 block = vdisk_block_of(&d->cache.meta, need->offset);
-	struct dmv_fetch *f;
-	sector_t sector;
-	u32 length;
-
-	if (join_fetch(d, bio, block))
-		return;
-	if (list_empty(&d->free_fetches)) {
-		bio_list_add(&d->starved, bio);
-		return;
-	}
-	length = fetch_length(d, block, need->offset, need->length);
-	length = dmv_locate(d, block, length, &sector);
-	if (length < d->block) {
-		end_bio(bio, BLK_STS_IOERR);
-		return;
-	}
-	f = list_first_entry(&d->free_fetches, struct dmv_fetch, list);
-	list_move(&f->list, &d->running_fetches);
-	f->offset = block;
-	f->length = length;
-	f->stale = false;
-	bio_list_init(&f->waiting);
-	bio_list_add(&f->waiting, bio);
-	bio_init(&f->bio, d->dev->bdev, &f->vec, 1, REQ_OP_READ | REQ_META);
-	f->bio.bi_iter.bi_sector = sector;
-	f->bio.bi_end_io = fetch_ended;
-	__bio_add_page(&f->bio, virt_to_page(f->buf), length, offset_in_page(f->buf));
-	submit_bio_noacct(&f->bio);
-}
-
-static void finish_fetch(struct dmv *d, struct dmv_fetch *f)
-{
-	blk_status_t status = f->bio.bi_status;
-	struct bio_list waiting = f->waiting;
-	struct bio *bio;
-	u32 at;
-
-	bio_uninit(&f->bio);
-	for (at = 0; !status && !f->stale && at < f->length; at += d->block)
-		dmv_cache_add(&d->cache, f->offset + at, f->buf + at, !at, NULL);
-	list_move(&f->list, &d->free_fetches);
-	/* Now, before others' blocks can push this one out. They may use the fetch again. */
-	while ((bio = bio_list_pop(&waiting))) {
-		if (status)
-			end_bio(bio, status);
-		else
-			process(d, bio);
-	}
-}
-
 /* --- bios that the hot path could not map --- */
 
 static void zero_part(struct bio *bio, u64 skip, u64 length)
@@ -410,7 +275,7 @@ static void read_elsewhere(struct dmv_job *job, struct bio *bio, u64 offset, u64
 
 static void bio_job_ended(struct dmv_job *job)
 {
-	end_bio(dmv_bio_from(container_of(job, struct dmv_bio, job)), job->status);
+	dmv_end_bio(dmv_bio_from(container_of(job, struct dmv_bio, job)), job->status);
 }
 
 /* Reads and discards, piece by piece. The answer is that of the first piece. */
@@ -425,7 +290,7 @@ static void serve(struct dmv *d, struct bio *bio, struct vdisk_map *answer)
 	while (!ret) {
 		if (answer->kind == VDISK_NEED) {
 			/* Rare: not of the first piece. */
-			ret = op_fetch(&d->engine, answer->offset);
+			ret = dmv_fetch_now(&d->engine, answer->offset);
 			answer->length = 0;
 		} else if (answer->kind == VDISK_DATA) {
 			if (read || d->passdown)
@@ -446,7 +311,7 @@ static void bio_req_ended(struct dmv_req *r, int error)
 {
 	struct bio *bio = dmv_bio_from(container_of(r, struct dmv_bio, req));
 
-	end_bio(bio, errno_to_blk_status(error));
+	dmv_end_bio(bio, errno_to_blk_status(error));
 }
 
 static void submit_bio_request(struct dmv *d, struct bio *bio, enum vdisk_req_op op)
@@ -463,7 +328,7 @@ static void submit_bio_request(struct dmv *d, struct bio *bio, enum vdisk_req_op
 	vdisk_engine_submit(&d->engine, &r->req);
 }
 
-static void process(struct dmv *d, struct bio *bio)
+void dmv_process(struct dmv *d, struct bio *bio)
 {
 	struct vdisk_map answer;
 	int ret;
@@ -474,9 +339,9 @@ static void process(struct dmv *d, struct bio *bio)
 	}
 	ret = vdisk_engine_map(&d->engine, dmv_offset(d, bio), bio->bi_iter.bi_size, &answer);
 	if (ret)
-		end_bio(bio, errno_to_blk_status(ret));
+		dmv_end_bio(bio, errno_to_blk_status(ret));
 	else if (answer.kind == VDISK_NEED)
-		park(d, bio, &answer);
+		dmv_park(d, bio, &answer);
 	else if (bio_op(bio) == REQ_OP_WRITE)
 		submit_bio_request(d, bio, VDISK_REQ_WRITE);
 	else if (bio_op(bio) == REQ_OP_WRITE_ZEROES)
@@ -505,20 +370,6 @@ static void op_complete(struct vdisk_engine *e, struct vdisk_req *req, int error
 	struct dmv_req *r = container_of(req, struct dmv_req, req);
 
 	r->end(r, error);
-}
-
-static int op_pin(struct vdisk_engine *e, u64 offset, struct vdisk_block **block)
-{
-	struct dmv *d = e->host;
-	struct dmv_fetch *f;
-
-	/* What is being read now is older than what will be written. */
-	list_for_each_entry(f, &d->running_fetches, list)
-		if (offset >= f->offset && offset - f->offset < f->length)
-			f->stale = true;
-	if (dmv_cache_pin(&d->cache, offset, block))
-		return 0;
-	return read_to_cache(d, offset, block);
 }
 
 static void op_unpin(struct vdisk_engine *e, struct vdisk_block *block)
@@ -550,8 +401,8 @@ static void op_bad_entry(struct vdisk_engine *e, const struct vdisk_map *answer)
 static const struct vdisk_engine_ops engine_ops = {
 	.start = op_start,
 	.complete = op_complete,
-	.fetch = op_fetch,
-	.pin = op_pin,
+	.fetch = dmv_fetch_now,
+	.pin = dmv_pin_now,
 	.unpin = op_unpin,
 	.mode_changed = op_mode_changed,
 	.bad_entry = op_bad_entry,
@@ -590,12 +441,11 @@ static void handle_events(struct dmv *d, struct dmv_events *ev)
 	}
 	while ((f = ev->fetched)) {
 		ev->fetched = f->next;
-		finish_fetch(d, f);
+		dmv_finish_fetch(d, f);
 	}
-	while (!list_empty(&d->free_fetches) && (bio = bio_list_pop(&d->starved)))
-		process(d, bio);
+	dmv_unstarve(d);
 	while ((bio = bio_list_pop(&ev->bios)))
-		process(d, bio);
+		dmv_process(d, bio);
 	list_for_each_entry_safe(call, next, &ev->calls, list)
 		vdisk_engine_submit(&d->engine, &call->r.req);
 	if (ev->commit)
@@ -710,27 +560,9 @@ void dmv_drop_cache(struct dmv *d)
 
 /* --- opening and closing --- */
 
-/* vdisk_io.read: any bytes of the file. */
-static int io_read(void *ctx, u64 offset, void *buf, size_t len)
-{
-	struct dmv *d = ctx;
-	u32 skip, n;
-	int ret;
-
-	for (; len; offset += n, buf += n, len -= n) {
-		skip = offset & (d->block - 1);
-		n = min_t(size_t, len, d->block - skip);
-		ret = read_blocks(d, offset - skip, d->fetch_buf, d->block);
-		if (ret)
-			return ret;
-		memcpy(buf, d->fetch_buf + skip, n);
-	}
-	return 0;
-}
-
 int dmv_host_open(struct dmv *d, struct vdisk_error *err)
 {
-	const struct vdisk_io io = { .ctx = d, .size = d->file_bytes, .read = io_read };
+	const struct vdisk_io io = { .ctx = d, .size = d->file_bytes, .read = dmv_read_file };
 	struct vdisk *vd;
 	int ret;
 
@@ -794,27 +626,6 @@ void dmv_host_close(struct dmv *d)
 	forget_image(d);
 }
 
-static int init_fetches(struct dmv *d)
-{
-	size_t size = max_t(u32, DMV_FETCH_BYTES, d->block);
-	int i;
-
-	d->fetch_buf = kmalloc(size, GFP_KERNEL);
-	d->fetches = kcalloc(DMV_FETCHES, sizeof(*d->fetches), GFP_KERNEL);
-	if (!d->fetch_buf || !d->fetches)
-		return -ENOMEM;
-	for (i = 0; i < DMV_FETCHES; i++) {
-		struct dmv_fetch *f = &d->fetches[i];
-
-		f->d = d;
-		f->buf = kmalloc(size, GFP_KERNEL);
-		if (!f->buf)
-			return -ENOMEM;
-		list_add(&f->list, &d->free_fetches);
-	}
-	return 0;
-}
-
 /* On failure: dmv_host_exit(), which frees what there is. */
 int dmv_host_init(struct dmv *d)
 {
@@ -822,14 +633,11 @@ int dmv_host_init(struct dmv *d)
 
 	INIT_WORK(&d->work, do_work);
 	INIT_DELAYED_WORK(&d->timer, do_timer);
-	INIT_LIST_HEAD(&d->free_fetches);
-	INIT_LIST_HEAD(&d->running_fetches);
 	INIT_LIST_HEAD(&d->events.calls);
 	spin_lock_init(&d->events.lock);
 	bio_list_init(&d->events.bios);
-	bio_list_init(&d->starved);
 	init_waitqueue_head(&d->idle);
-	ret = init_fetches(d);
+	ret = dmv_fetches_init(d);
 	if (ret)
 		return ret;
 	ret = bioset_init(&d->bios, 16, 0, BIOSET_NEED_BVECS);
@@ -844,8 +652,6 @@ int dmv_host_init(struct dmv *d)
 
 void dmv_host_exit(struct dmv *d)
 {
-	int i;
-
 	if (d->wq) {
 		WRITE_ONCE(d->leaving, true);
 		flush_work(&d->work);
@@ -856,8 +662,5 @@ void dmv_host_exit(struct dmv *d)
 		forget_image(d);
 	mempool_exit(&d->jobs);
 	bioset_exit(&d->bios);
-	for (i = 0; d->fetches && i < DMV_FETCHES; i++)
-		kfree(d->fetches[i].buf);
-	kfree(d->fetches);
-	kfree(d->fetch_buf);
+	dmv_fetches_exit(d);
 }

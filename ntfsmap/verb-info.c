@@ -309,8 +309,9 @@ static int cat_image(const struct image *img)
 		int ret = vdisk_pread(img->vd, buf, len, at);
 
 		if (ret)
-			code = fail_errno(-ret, "%s: cannot read byte %llu", img->name,
-					  (unsigned long long)at);
+			code = fail_errno(-ret, "%s: cannot read byte %llu%s", img->name,
+					  (unsigned long long)at,
+					  ret == -EUCLEAN ? " (see ntfsmap check)" : "");
 		else if (fwrite(buf, 1, len, stdout) != len)
 			code = fail_errno(errno, "cannot write to standard output");
 		at += len;

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# make demo: the main job on data made up for it. An NTFS volume on which Windows is hibernated holds two disk images,
-# in pieces; they become block devices, are written, and other people's programs tell what happened.
+# make demo: the main job on data made up for it. An NTFS volume on which Windows is hibernated holds three disk
+# images, in pieces; they become block devices, are written, and other people's programs tell what happened.
 #
 #   make demo            device-mapper is used inside a throw-away virtual machine (tests/vm)
 #   make demo DIRECT=1   on this machine itself: needs root and device-mapper; uses a loop device, and cleans up
@@ -59,8 +59,22 @@ use_open() {
 	show ntfsmap close vhd
 }
 
-inside() {
+# Its blocks get their place while the file system is made: the target `vdisk` keeps the image's table.
+use_dynamic() {
 	local dev=$1
+	[ -z "$module" ] || show insmod "$module"
+	show ntfsmap -q open "$dev:/disks/dynamic.vhd" dyn
+	show mkfs.ext4 -q /dev/mapper/dyn
+	show mount /dev/mapper/dyn "$mnt"
+	cp "$top/README.md" "$mnt/readme"
+	head -c 9000000 /dev/zero | tr '\0' d >"$mnt/nine-million-d"
+	show umount "$mnt"
+	show ntfsmap status dyn
+	show ntfsmap close dyn
+}
+
+inside() {
+	local dev=$1 module=${2:-}
 	mnt=$(mktemp -d /run/ntfsmap-demo.XXXXXX)
 	say "Linux will not mount this volume read-write"
 	ntfs-3g.probe --readwrite "$dev" 2>/dev/null && die "ntfs-3g would mount it" || echo "ntfs-3g.probe: refused (status $?: hibernated)"
@@ -68,11 +82,13 @@ inside() {
 	use_pipe "$dev"
 	say "A fixed VHD with a partition table, by ntfsmap open"
 	use_open "$dev"
+	say "A dynamic VHD: blocks that have no place yet get one inside the file"
+	use_dynamic "$dev"
 	rmdir "$mnt"
 }
 
 if [ "${1:-}" = inside ]; then
-	inside "$2"
+	inside "$2" "${3:-}"
 	exit
 fi
 
@@ -85,6 +101,8 @@ make_images() {
 	echo 'start=2048, type=83' | sfdisk -q "$work/disk" 2>/dev/null
 	mkfs.ext4 -q -F -E offset=$((2048 * 512)) "$work/disk" 30M
 	qemu-img convert -q -f raw -O vpc -o subformat=fixed,force_size "$work/disk" "$work/windows.vhd"
+	qemu-img create -q -f vpc -o subformat=dynamic,force_size "$work/dynamic.vhd" 64M
+	"$top/build/bin/ntfsmap" -q reserve "$work/dynamic.vhd" 40M
 }
 
 make_volume() {
@@ -93,32 +111,35 @@ make_volume() {
 	"$forge" "$img" mkdir /disks
 	"$forge" "$img" file /disks/raw.img "$(stat -c %s "$work/raw.img")" runs=40 gap=5 order=shuffle seed=1 fill=stdin <"$work/raw.img"
 	"$forge" "$img" file /disks/windows.vhd "$(stat -c %s "$work/windows.vhd")" runs=25 gap=5 order=shuffle seed=2 fill=stdin <"$work/windows.vhd"
+	"$forge" "$img" file /disks/dynamic.vhd "$(stat -c %s "$work/dynamic.vhd")" runs=30 gap=5 order=shuffle seed=4 fill=stdin <"$work/dynamic.vhd"
 	"$forge" "$img" file "/Steuer 2025.pdf" 3M runs=30 gap=1 fill=pattern seed=3
 	"$forge" "$img" hiberfil hibr
 	"$forge" "$img" logfile 2.0 inuse
 }
 
-# The hash of all bytes of the volume that are in neither file. Where the files are is ntfscluster's word, not ours.
+# The hash of all bytes of the volume that are in none of the files. Where the files are is ntfscluster's word, not ours.
 hash_of_the_rest() {
 	local file
-	for file in /disks/raw.img /disks/windows.vhd; do
+	for file in /disks/raw.img /disks/windows.vhd /disks/dynamic.vhd; do
 		oracle_table "$file" "$(ntfscat "$img" "$file" | wc -c)"
-	done >"$work/both"
-	hash_outside "$work/both" "$img"
+	done >"$work/all"
+	hash_outside "$work/all" "$img"
 }
 
 run_direct() {
 	local loop
 	[ "$(id -u)" = 0 ] || die "DIRECT=1 needs root"
 	dmsetup version >/dev/null || die "DIRECT=1 needs a kernel with device-mapper"
+	modprobe dm-vdisk || die "DIRECT=1 needs the module: make module && sudo make modules_install"
 	loop=$(losetup --find --show "$img")
 	"$0" inside "$loop" || { losetup -d "$loop"; die "see above"; }
 	losetup -d "$loop"
 }
 
 run_in_machine() {
-	local status=0
-	"$top/tests/vm/run" -t 600 -d "$img" -- "$0" inside /dev/vda || status=$?
+	local status=0 module
+	module=$("$top/tests/vm/module.sh") || die "the module for the machine's kernel cannot be built here"
+	"$top/tests/vm/run" -t 600 -M ext4 -d "$img" -- "$0" inside /dev/vda "$module" || status=$?
 	[ "$status" != 77 ] || die "there is no virtual machine to be had here"
 	[ "$status" = 0 ] || die "status $status from inside the machine"
 }
@@ -135,13 +156,20 @@ prove_contents() {
 	ntfscat "$img" /disks/windows.vhd >"$work/after.vhd"
 	qemu-img convert -f vpc -O raw "$work/after.vhd" "$work/after.disk"
 	dd if="$work/after.disk" of="$work/after.part" bs=1M skip=1 status=none
+	ntfscat "$img" /disks/dynamic.vhd >"$work/after.dynamic"
+	qemu-img convert -f vpc -O raw "$work/after.dynamic" "$work/after.dyn"
 	e2fsck -fn "$work/after.raw" >/dev/null 2>&1 || die "e2fsck: the file system in the raw image is damaged"
 	e2fsck -fn "$work/after.part" >/dev/null 2>&1 || die "e2fsck: the file system in the VHD is damaged"
-	echo "ok: e2fsck finds both file systems clean (images read by ntfscat, the VHD by qemu-img)"
+	e2fsck -fn "$work/after.dyn" >/dev/null 2>&1 || die "e2fsck: the file system in the dynamic VHD is damaged"
+	echo "ok: e2fsck finds the three file systems clean (images read by ntfscat, the VHDs by qemu-img)"
 	check_file "the raw image holds the text file" \
 		"$(debugfs -R 'cat readme' "$work/after.raw" 2>/dev/null | sha256sum)" "$(sha256sum <"$top/README.md")"
 	check_file "the raw image holds the large file" \
 		"$(debugfs -R 'cat five-million-n' "$work/after.raw" 2>/dev/null | tr -d n | wc -c),$(debugfs -R 'cat five-million-n' "$work/after.raw" 2>/dev/null | wc -c)" 0,5000000
+	check_file "the dynamic VHD holds the text file" \
+		"$(debugfs -R 'cat readme' "$work/after.dyn" 2>/dev/null | sha256sum)" "$(sha256sum <"$top/README.md")"
+	check_file "the dynamic VHD holds the large file" \
+		"$(debugfs -R 'cat nine-million-d' "$work/after.dyn" 2>/dev/null | tr -d d | wc -c),$(debugfs -R 'cat nine-million-d' "$work/after.dyn" 2>/dev/null | wc -c)" 0,9000000
 	check_file "the VHD holds the licence" \
 		"$(debugfs -R 'cat license' "$work/after.part" 2>/dev/null | sha256sum)" "$(sha256sum <"$top/LICENSE")"
 }
@@ -153,11 +181,11 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/ntfsmap-demo.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 img=$work/windows-volume.img
 
-say "An NTFS volume with a hibernated Windows, and two disk images in pieces on it"
+say "An NTFS volume with a hibernated Windows, and three disk images in pieces on it"
 make_images
 make_volume
-ls -l "$work"/raw.img "$work"/windows.vhd "$img" | awk '{ print $5, $9 }'
-say "What ntfsmap says about the VHD"
+ls -l "$work"/raw.img "$work"/windows.vhd "$work"/dynamic.vhd "$img" | awk '{ print $5, $9 }'
+say "What ntfsmap says about the fixed VHD"
 show ntfsmap check "$img:/disks/windows.vhd"
 say "The device-mapper table of the raw image (first lines)"
 echo "\$ ntfsmap $img:/disks/raw.img"
@@ -178,6 +206,6 @@ fi
 say "Seen from outside, by other people's programs"
 prove_contents
 [ "$(sha256sum <"$img")" != "$written" ] || die "nothing was written at all"
-check_file "every byte of the volume outside the two files is unchanged" "$(hash_of_the_rest)" "$before"
+check_file "every byte of the volume outside the three files is unchanged" "$(hash_of_the_rest)" "$before"
 echo
-echo "VERDICT: both images on the hibernated volume were written and read back; nothing else on it has changed."
+echo "VERDICT: all three images on the hibernated volume were written and read back; nothing else on it has changed."

@@ -85,6 +85,22 @@ sub qemu_reads {
 	return 'theirs.raw';
 }
 
+# "start+length@offset" of all data, in pieces as long as they can be. qemu's offset stands in no piece without data.
+sub pieces {
+	my ($json) = @_;
+	my @pieces;
+	for (@{decode_json($json)}) {
+		next if !$_->{data};
+		my $last = $pieces[-1];
+		if ($last && $last->[0] + $last->[1] == $_->{start} && $last->[2] + $last->[1] == $_->{offset}) {
+			$last->[1] += $_->{length};
+		} else {
+			push @pieces, [@$_{qw(start length offset)}];
+		}
+	}
+	return join ' ', map "$_->[0]+$_->[1]\@$_->[2]", @pieces;
+}
+
 # ---- dynamic images ----
 
 sub dynamic_images {
@@ -102,6 +118,8 @@ sub dynamic_images {
 			diag(join ' ', map "$_=$made->{$_}", qw(size block layout creator extra bitmaps));
 		is_info($made, './x.vhd', "$what: sizes");
 		same(qemu_reads('x.vhd'), 'x.raw', "$what: and qemu reads it so");
+		is(pieces(must($ntfsmap, qw(map --json ./x.vhd))), pieces(must(qw(qemu-img map -f vpc --output=json x.vhd))),
+			"$what: map is qemu's");
 	}
 }
 

@@ -16,76 +16,17 @@ use warnings;
 no warnings 'portable'; # perl has 64 bits here
 use Fcntl qw(SEEK_SET);
 use File::Copy qw(copy);
-use File::Temp qw(tempdir);
 use FindBin;
-use POSIX ();
 use Test::More;
-use Time::HiRes qw(setitimer ITIMER_PROF);
 
-my $top = "$FindBin::RealBin/..";
-require "$top/tests/lib/mkvhd.pl";
+require "$FindBin::RealBin/lib/tap.pl";
+require "$FindBin::RealBin/lib/mkvhd.pl";
+our ($top, $T, $ntfsmap);
 my $seed = $ENV{HOSTILE_SEED} // 20061011;
 my $runs = $ENV{HOSTILE_RUNS} // 2000;
-my $T = tempdir("test.XXXXXX", TMPDIR => 1, CLEANUP => 1);
-my $ntfsmap = "$top/build/bin/ntfsmap";
 my $forge = "$top/build/tests/ntfsforge";
-use constant SECONDS => 10;    # of its own
-use constant MOST_SECONDS => 100; # of anyone's, on a busy machine
-
-$ENV{PATH} .= ':/usr/local/sbin:/usr/sbin:/sbin';
-$SIG{$_} = sub { exit 130 } for qw(INT TERM); # so that $T is removed
-
-# ---- running commands ----
-
-sub slurp {
-	my ($path) = @_;
-	open my $file, '<:raw', $path or die "$path: $!";
-	local $/;
-	return <$file> // '';
-}
-
-sub spew {
-	my ($path, $bytes) = @_;
-	open my $file, '>:raw', $path or die "$path: $!";
-	print $file $bytes;
-	close $file or die "$path: $!";
-}
-
-# Returns status (or the name of the signal that ended it), standard output and standard error.
-sub run {
-	my @command = @_;
-	my $pid = fork // die "fork: $!";
-	if (!$pid) {
-		open STDIN, '<', '/dev/null';
-		open STDOUT, '>', "$T/out";
-		open STDERR, '>', "$T/err";
-		setitimer(ITIMER_PROF, SECONDS); # both survive the exec
-		alarm MOST_SECONDS;
-		exec @command or POSIX::_exit(127);
-	}
-	waitpid $pid, 0;
-	my $signal = $? & 127;
-	my $status = $? >> 8;
-	$status = "signal $signal" if $signal;
-	$status = 'taking too long' if $signal == POSIX::SIGALRM || $signal == POSIX::SIGPROF;
-	return ($status, slurp("$T/out"), slurp("$T/err"));
-}
-
-sub must {
-	my ($status, undef, $err) = run(@_);
-	BAIL_OUT("@_: $status\n$err") if $status;
-}
-
-sub have {
-	my ($command) = @_;
-	return $command =~ m{/} ? -x $command : scalar grep -x "$_/$command", split /:/, $ENV{PATH};
-}
 
 # ---- mutations ----
-
-sub pick {
-	return $_[rand @_];
-}
 
 # Numbers at which somebody may stumble, in the light of what was there.
 sub odd_number {
@@ -432,37 +373,14 @@ sub table_wrong {
 	return $next ? '' : 'an empty table';
 }
 
-# ---- the sanitised command ----
-
-# Returns its path, or undef and why not.
-sub sanitised {
-	my $cc = $ENV{CC} // 'cc';
-	my @flags = ('-fsanitize=address,undefined', qw(-fno-sanitize-recover=all -O1 -g));
-	delete @ENV{qw(MAKEFLAGS MAKELEVEL MFLAGS)};
-	spew("$T/probe.c", 'int main(void) { return 0; }');
-	my ($status) = run($cc, @flags, '-o', "$T/probe", "$T/probe.c");
-	return (undef, "$cc has no -fsanitize=address,undefined") if $status || (run("$T/probe"))[0];
-	return (undef, 'make is not installed') if !have('make');
-	# An alarm is for programs that read hostile input, not for compilers.
-	my $log = `make -s -C '$top' 'B=$T/asan' HARDEN= 'CFLAGS=@flags' '$T/asan/bin/ntfsmap' 2>&1 </dev/null`;
-	return ("$T/asan/bin/ntfsmap", '') if !$?;
-	diag($log);
-	fail('the sanitised command compiles');
-	return (undef, 'it does not compile');
-}
-
 # ----
 
-for ('mkntfs', $forge, $ntfsmap) {
-	plan skip_all => "$_ is not installed" if !have($_);
-}
+need('mkntfs', $forge, $ntfsmap);
 note("seed $seed");
 make_volume("$T/ntfs.img");
 my $image = slurp("$T/ntfs.img");
 my $place = places(\without_fixups($image));
-my ($asan, $why) = sanitised();
-$ENV{ASAN_OPTIONS} = 'exitcode=99:detect_leaks=0';
-$ENV{UBSAN_OPTIONS} = 'exitcode=99:print_stacktrace=1';
+my ($why, $asan) = sanitised('bin/ntfsmap');
 
 my ($good) = run($ntfsmap, 'check', "$T/ntfs.img:/dir/disk.vhd");
 is($good, 0, 'the volume is good before it is mutated');

@@ -18,6 +18,8 @@ is "$(listing "$T/root")" "./usr/include/vdisk.h
 ./usr/share/bash-completion/completions/ntfsmap
 ./usr/share/doc/ntfsmap/LICENSE
 ./usr/share/doc/ntfsmap/README.md
+./usr/share/man/man3/libvdisk.3
+./usr/share/man/man7/dm-vdisk.7
 ./usr/share/man/man8/ntfsmap.8" "these files"
 ok "the program runs from there" "$T/root/usr/sbin/ntfsmap" --version
 like "$(cat "$T/root/usr/lib/pkgconfig/libvdisk.pc")" 'prefix=/usr'$'\n' "pkg-config knows the prefix"

@@ -136,6 +136,25 @@ installed() {
 	fi
 }
 
+# The program of libvdisk(3), as it stands there.
+man_page_example() {
+	local flags
+	read -ra flags < <(pc --cflags --libs)
+	sed -n '/^\.Bd -literal/,/^\.Ed/{/^\./!p}' man/libvdisk.3 | sed 's/\\e/\\/g' >"$T/hello.c"
+	ok "libvdisk(3)'s example compiles" "$CC" "${warnings[@]}" -o "$T/hello" "$T/hello.c" "${flags[@]}"
+	truncate -s 6M "$T/disk.raw"
+	ok 'a dynamic VHD for it' qemu-img convert -f raw -O vpc -o force_size "$T/disk.raw" "$T/disk.vhd"
+	run env LD_LIBRARY_PATH="$T/root/usr/lib" "$T/hello" "$T/disk.vhd"
+	is "$status: $err" '1: '"$T/disk.vhd: No space left on device" 'it finds no room in an image that is packed'
+	# room for two blocks: the footer moves back
+	tail -c 512 "$T/disk.vhd" >"$T/footer"
+	truncate -s -512 "$T/disk.vhd" && truncate -s +5M "$T/disk.vhd" && cat "$T/footer" >>"$T/disk.vhd"
+	run env LD_LIBRARY_PATH="$T/root/usr/lib" "$T/hello" "$T/disk.vhd"
+	is "$status: $out" '0: vhd, 6291456 bytes: hello, disk' 'it writes and reads where there is room'
+	is "$(qemu-img convert -f vpc -O raw "$T/disk.vhd" "$T/disk.raw" && head -c 11 "$T/disk.raw")" 'hello, disk' \
+		'qemu reads it too'
+}
+
 # ---- rules ----
 
 # Prints what in these sources of libvdisk breaks a rule: they know bits and offsets only, everything else of
@@ -192,6 +211,7 @@ units
 sanitised
 exports
 rules
-need make pkg-config nm readelf
+need make pkg-config nm readelf qemu-img
 installed
+man_page_example
 done_testing

@@ -11,7 +11,7 @@ none() {
 	is "$("$@" 2>/dev/null)" '' "$name"
 }
 
-sources=$(find libvdisk ntfsmap tests -name '*.[ch]')
+sources=$(find dm-vdisk libvdisk ntfsmap tests -name '*.[ch]')
 
 # The rooms of the design: who may use what
 none "libntfs-3g is used in ntfs*.c and sleep.c only" \
@@ -20,6 +20,10 @@ none "libdevmapper is used in dm.c only" bash -c "grep -ln 'libdevmapper.h' ntfs
 none "libblkid is used in blk.c and ntfs-device.c only" \
 	bash -c "grep -ln 'blkid/blkid.h' ntfsmap/*.[ch] | grep -v 'ntfsmap/blk.c\\|ntfsmap/ntfs-device.c'"
 none "libvdisk calls nothing of ntfsmap" grep -rn 'ntfsmap/' libvdisk --include='*.[ch]'
+none "libvdisk calls nothing of dm-vdisk" grep -rn 'dm-vdisk\|dmv_' libvdisk --include='*.[ch]'
+none "dm-vdisk calls nothing of ntfsmap and of libvdisk/user" grep -rn 'include.*\(ntfsmap\|user\)/' dm-vdisk
+none "only compat.h knows kernel versions" \
+	bash -c "grep -ln 'KERNEL_VERSION\|KERNEL_SINCE' dm-vdisk/*.[ch] | grep -v '^dm-vdisk/compat.h$'"
 none "ntfsmap opens for writing in loop.c, for the lock and for reserve only" \
 	bash -c "grep -n 'O_RDWR\\|O_WRONLY\\|[^_]pwrite(\\|fopen(.*\"[wa]' ntfsmap/*.c | grep -v 'ntfsmap/loop.c\\|ntfsmap/verb-reserve.c\\|LOCK_FILE'"
 
@@ -32,10 +36,10 @@ none "no line is longer than 100 columns" perl -CSD -ne 'chomp; 1 while s/\t/" "
 none "no function is longer than 60 lines" awk '/^{/ { start = FNR } /^}/ { if (start && FNR - start > 60) print FILENAME ":" start; start = 0 }' $sources
 # shellcheck disable=SC2086
 none "no file is longer than 800 lines" awk 'FNR == 801 { print FILENAME }' $sources
-none "no notes to self" grep -rniE '\b(TODO|FIXME|XXX|HACK)\b' --include='*.[ch]' --include='*.sh' libvdisk ntfsmap
+none "no notes to self" grep -rniE '\b(TODO|FIXME|XXX|HACK)\b' --include='*.[ch]' --include='*.sh' dm-vdisk libvdisk ntfsmap
 
 # Everything that is there is told
-for folder in libvdisk ntfsmap man tests tests/vm; do
+for folder in dm-vdisk libvdisk ntfsmap man tests tests/vm; do
 	ok "$folder has a README" test -s "$folder/README.md"
 done
 for verb in $("$top/build/bin/ntfsmap" --help | sed -n 's/^  \([a-z]\{3,\}\) .*/\1/p'); do
@@ -51,5 +55,8 @@ done
 for word in hiberfile cloud offline readonly-file valid-data-length; do
 	ok "the man page has --allow=$word" grep -q -- "${word//-/.*-}" man/ntfsmap.8
 done
-none "the man page has no fault" bash -c 'type -P mandoc >/dev/null && mandoc -Tlint -W warning man/ntfsmap.8'
+for word in $(grep -oE 'strcasecmp\((name|argv\[0\]), "[a-z_]+"' dm-vdisk/target.c | cut -d'"' -f2 | sort -u); do
+	ok "dm-vdisk.7 has $word" grep -q "^\.It Cm $word" man/dm-vdisk.7
+done
+none "the man pages have no fault" bash -c 'type -P mandoc >/dev/null && mandoc -Tlint -W warning man/*.[78]'
 done_testing

@@ -9,7 +9,8 @@
 static int open_one(const char *path, int flags, const char *format, struct vdisk **vd,
 		    struct vdisk_error *err)
 {
-	int fd = open(path, (flags & VDISK_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	/* A locator may name a pipe: not to be waited for. */
+	int fd = open(path, (flags & VDISK_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
 	struct vdisk_io io;
 	int ret;
 

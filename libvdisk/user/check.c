@@ -88,7 +88,8 @@ static void compare(struct check *c)
 {
 	u64 unit = (1ULL << c->vd->unit_shift) + c->vd->vhd.bitmap_bytes;
 
-	qsort(c->v, c->n, sizeof(*c->v), by_home);
+	if (c->n) /* without, v may be NULL */
+		qsort(c->v, c->n, sizeof(*c->v), by_home);
 	for (size_t i = 1; i < c->n; i++) {
 		const struct found *a = &c->v[i - 1], *b = &c->v[i];
 

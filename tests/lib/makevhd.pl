@@ -88,7 +88,7 @@ sub data {
 # What must never show.
 sub stale {
 	my ($bytes) = @_;
-	return substr +("\xdb\x00stale!\xff" x ($bytes / 9 + 1)), int rand 9, $bytes;
+	return substr +("\xdb\x00stale!\xff" x ($bytes / 9 + 2)), int rand 9, $bytes;
 }
 
 sub pick {

@@ -8,7 +8,7 @@
 #   have COMMAND          is it there?
 #   need COMMAND...       skips all when one is not
 #   pick LIST             one of them
-#   sanitised             (path of a sanitised ntfsmap, '') or (undef, why there is none)
+#   sanitised TARGET...   ('', their paths) or (why there are none): `bin/ntfsmap` and others of the Makefile
 use strict;
 use warnings;
 use File::Temp qw(tempdir);
@@ -96,21 +96,22 @@ sub pick {
 }
 
 sub sanitised {
+	my @targets = map "$T/asan/$_", @_;
 	my $cc = $ENV{CC} // 'cc';
 	my @flags = ('-fsanitize=address,undefined', qw(-fno-sanitize-recover=all -O1 -g));
 	delete @ENV{qw(MAKEFLAGS MAKELEVEL MFLAGS)};
 	spew("$T/probe.c", 'int main(void) { return 0; }');
 	my ($status) = run($cc, @flags, '-o', "$T/probe", "$T/probe.c");
-	return (undef, "$cc has no -fsanitize=address,undefined") if $status || (run("$T/probe"))[0];
-	return (undef, 'make is not installed') if !have('make');
+	return "$cc has no -fsanitize=address,undefined" if $status || (run("$T/probe"))[0];
+	return 'make is not installed' if !have('make');
 	$ENV{ASAN_OPTIONS} = 'exitcode=99:detect_leaks=0';
 	$ENV{UBSAN_OPTIONS} = 'exitcode=99:print_stacktrace=1';
 	# An alarm is for programs that read hostile input, not for compilers.
-	my $log = `make -s -C '$top' 'B=$T/asan' HARDEN= 'CFLAGS=@flags' '$T/asan/bin/ntfsmap' 2>&1 </dev/null`;
-	return ("$T/asan/bin/ntfsmap", '') if !$?;
+	my $log = `make -s -j2 -C '$top' 'B=$T/asan' HARDEN= 'CFLAGS=@flags' @targets 2>&1 </dev/null`;
+	return ('', @targets) if !$?;
 	diag($log);
-	fail('the sanitised command compiles');
-	return (undef, 'it does not compile');
+	fail('the sanitised programs compile');
+	return 'they do not compile';
 }
 
 1;

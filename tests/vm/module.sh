@@ -3,6 +3,7 @@
 # running system's for its own kernel, or what the modules' folder links to as `build`; else Debian's packages,
 # downloaded and unpacked into the cache. Nothing is installed. The sources are copied to build/module/VERSION,
 # because kbuild leaves its objects beside them.
+# NTFSMAP_KO names a module that was built elsewhere, for a kernel whose headers' programs do not run here.
 # Exit status: 77 when there are no headers, compiler or kernel; 125 when it does not build.
 set -euo pipefail
 shopt -s nullglob
@@ -32,13 +33,11 @@ download() {
 
 # The packages name each other as /usr/src/...: make that where they will be.
 unpack() {
-	local package makefile
+	local package
 	for package in "$work"/*.deb; do
 		dpkg-deb -x "$package" "$work/tree"
 	done
-	for makefile in "$work/tree/usr/src/linux-headers-$version/Makefile"; do
-		sed -i "s|/usr/src/|$headers/usr/src/|g" "$makefile"
-	done
+	sed -i "s|/usr/src/|$headers/usr/src/|g" "$work/tree/usr/src/linux-headers-$version/Makefile"
 }
 
 fetch() {
@@ -102,6 +101,11 @@ found=$("$here/kernel.sh")
 mapfile -t found <<<"$found"
 modules=${found[1]}
 version=${modules##*/}
+if [ -n "${NTFSMAP_KO:-}" ]; then
+	[ "$(modinfo -F vermagic "$NTFSMAP_KO" | cut -d' ' -f1)" = "$version" ] || broken "$NTFSMAP_KO is not for $version"
+	realpath "$NTFSMAP_KO"
+	exit
+fi
 find_headers
 out=$top/build/module/$version
 mkdir -p "$out"
