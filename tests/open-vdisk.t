@@ -23,18 +23,14 @@ devices() {
 	dmsetup ls | awk '/^[^N]/ { print $1 }' | sort | xargs
 }
 
-# hidden DEVICE WHAT: no link by what is in it
-hidden() {
-	udevadm settle 2>/dev/null
-	is "$(find /dev/disk -lname "*/$(basename "$(readlink -f "/dev/mapper/$1")")" 2>/dev/null | grep -v 'by-id/dm-')" '' "$2"
-}
-
 dynamic() {
 	exits 0 'open a dynamic VHD' ntfsmap open /dev/vda:/dyn.vhd d
 	like "$err" 'have a place in the file, and there is room for 1\.0 MiB more' '  says how much room is left'
 	reads d dyn '  its contents are right'
 	is "$(dmsetup table d | awk '{ print $3, $4 }')" 'vdisk vhd' '  by one line of the target'
-	like "$(ntfsmap list)" 'd +/dev/vda:/dyn.vhd +vhd +rw +4.0 MiB +[^ ]+ +0' '  list'
+	like "$(ntfsmap list)" 'd +/dev/vda:/dyn.vhd +vhd +rw +4.0 MiB +1.0 MiB +0' '  list, with the room'
+	like "$(ntfsmap status d)" 'room: +1.0 MiB' '  status too'
+	is "$(ntfsmap status --json d | json '{room}')" 1048576 '  in bytes'
 	is "$(ntfsmap status --json d | json '{mode}')" rw '  status: mode'
 	like "$(ntfsmap status d)" 'extents: +3' '  status: extents'
 	exits 0 '  verify' ntfsmap verify d
@@ -79,7 +75,6 @@ chain() {
 	is "$(devices)" 'd d-base1 d-base2' '  with a device for each parent'
 	is "$(blockdev --getro /dev/mapper/d /dev/mapper/d-base1 /dev/mapper/d-base2 | xargs)" '0 1 1' '  read-only'
 	reads d-base1 mid '  which shows what it holds'
-	hidden d-base2 '  hidden from /dev/disk'
 	like "$(ntfsmap list)" 'd-base2 +/dev/vda:/dyn.vhd +vhd +ro .* 1  parent, used by /dev/mapper/d-base1' '  list'
 	is "$(ntfsmap status --json d-base1 | json '{kind}')" base '  status: kind'
 	exits 0 '  verify' ntfsmap verify d
@@ -100,6 +95,23 @@ chain() {
 	exits 0 'open --readonly' ntfsmap open -q --readonly /dev/vda:/top.vhd d
 	reads d top '  its contents are right'
 	is "$(blockdev --getro /dev/mapper/d)" 1 '  is read-only'
+	ntfsmap close d
+}
+
+# Parent and child hold the same file system: udev's links must lead to the child.
+duplicates() {
+	local uuid=11111111-2222-3333-4444-555555555555 bytes
+	ntfsmap open -q /dev/vda:/labchild.vhd d >/dev/null
+	udevadm settle
+	is "$(readlink -f /dev/disk/by-uuid/$uuid)" "$(readlink -f /dev/mapper/d)" "a file system's UUID leads to the child"
+	is "$(udevadm info -q symlink /dev/mapper/d-base1 | grep -c "$uuid")" 0 '  and not to its parent'
+	bytes=$(($(stat -c %s "$d/lab.vhd") + 512))
+	"$top/build/tests/ntfsforge" /dev/vda slack /lab.vhd 100
+	"$top/build/tests/ntfsforge" /dev/vda sizes /lab.vhd data=$bytes init=$bytes
+	exits 0 'reload of the parent' ntfsmap reload d
+	udevadm settle
+	is "$(udevadm info -q symlink /dev/mapper/d-base1 | grep -c "$uuid")" 0 '  it stays hidden'
+	is "$(readlink -f /dev/disk/by-uuid/$uuid)" "$(readlink -f /dev/mapper/d)" '  and the UUID leads to the child'
 	ntfsmap close d
 }
 
@@ -161,7 +173,6 @@ changed() {
 	exits 0 '  reload' ntfsmap reload d
 	exits 0 '  verify is content' ntfsmap verify d
 	reads d top '  the contents are the same'
-	hidden d-base1 '  the base is as hidden as before'
 	"$forge" /dev/vda remove /mid.vhd
 	"$forge" /dev/vda file /mid.vhd "$(stat -c %s "$d/mid.vhd")" runs=2 fill=stdin <"$d/mid.vhd"
 	exits 6 'a parent that was replaced: verify' ntfsmap verify d
@@ -269,6 +280,7 @@ if in_machine; then
 	nested
 	writes
 	chain
+	duplicates
 	in_use
 	named
 	plain_files
@@ -310,6 +322,11 @@ put() {
 	head -c 4M "$d/fixed.vhd" >"$d/fixed.raw"
 	vhd onfixed seed=6 allocate=90 $(of fixed) 'parent_path=.\fixed.vhd'
 }
+truncate -s 8M "$d/lab.raw"
+mkfs.ext4 -q -O ^has_journal -U 11111111-2222-3333-4444-555555555555 "$d/lab.raw"
+qemu-img convert -f raw -O vpc -o force_size "$d/lab.raw" "$d/lab.vhd"
+# shellcheck disable=SC2046 # words
+vhd labchild seed=8 size=8388608 allocate=0 $(of lab) 'parent_path=.\lab.vhd'
 vhd tight seed=7 allocate=40
 volume 16M
 f file /inner 64K runs=3
@@ -326,6 +343,8 @@ for name in dyn mid top other orphan fixed onfixed new fs; do
 done
 put dyn grow.vhd
 put tight tight.vhd
+put lab lab.vhd
+f file /labchild.vhd "$(stat -c %s "$d/labchild.vhd")" runs=1 fill=stdin <"$d/labchild.vhd"
 f file /raw 64K runs=1 fill=zero
 guest_tests -t 600 -n -s "$T/share" -d "$img"
 guest_tests -t 900 -s "$T/share" -d "$img"
