@@ -76,7 +76,7 @@ static int parse_number(struct parser *p, size_t *end, u64 low, u64 high, u64 *v
 	return 0;
 }
 
-static int open_device(struct parser *p, size_t *end, compat_mode_t mode, struct dm_dev **dev,
+static int open_device(struct parser *p, size_t *end, dmv_mode_t mode, struct dm_dev **dev,
 		       char *why)
 {
 	const char *arg = shift(p, NULL);
@@ -178,7 +178,7 @@ static int parse_features(struct parser *p, size_t *end)
 static int parse_devices(struct parser *p, size_t *end)
 {
 	struct dmv *d = p->d;
-	compat_mode_t mode = d->read_only ? COMPAT_READ : dm_table_get_mode(d->ti->table);
+	dmv_mode_t mode = d->read_only ? COMPAT_READ : dm_table_get_mode(d->ti->table);
 	u64 count;
 	int ret;
 

@@ -342,7 +342,7 @@ ours=$(cat "$share"/*.extents)
 # shellcheck disable=SC2086 # a list
 before=$("$lay" outside "$disk" $ours)
 
-guest_tests -t 600 -d "$disk" -d "$T/4k.img,bs=4096" -d "$T/parent.img,ro" -s "$share"
+guest_tests -t 900 -m 2048 -d "$disk" -d "$T/4k.img,bs=4096" -d "$T/parent.img,ro" -s "$share"
 
 # shellcheck disable=SC2086
 is "$("$lay" outside "$disk" $ours)" "$before" "every byte outside the images is unchanged"
