@@ -621,6 +621,9 @@ void dmv_host_close(struct dmv *d)
 	if (vdisk_engine_dirty(&d->engine)) {
 		DMERR("%s: what was written last cannot be committed: it is lost with the device",
 		      dmv_name(d));
+		mutex_lock(&d->engine_lock);
+		vdisk_engine_set_mode(&d->engine, VDISK_MODE_FAIL);
+		mutex_unlock(&d->engine_lock);
 		return;
 	}
 	forget_image(d);
