@@ -36,8 +36,9 @@ LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
 LIB_PIC  := $(LIB_SRC:%.c=$(B)/%.pic.o)
 MAP_OBJ  := $(MAP_SRC:%.c=$(B)/%.o)
 UNITS    := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
-FORGE    := $(filter-out tests/tools/vdiskio.c,$(wildcard tests/tools/*.c))
-TOOLS    := $(B)/tests/ntfsforge $(B)/tests/vdiskio $(B)/tests/powercut
+FORGE    := $(filter-out tests/tools/vdiskio.c tests/tools/blkhammer.c,$(wildcard tests/tools/*.c))
+TOOLS    := $(B)/tests/ntfsforge $(B)/tests/vdiskio $(B)/tests/blkhammer \
+	    $(B)/tests/powercut
 SOVER    := 0
 
 all: $(B)/bin/ntfsmap $(B)/libvdisk.a $(B)/libvdisk.so $(B)/libvdisk.pc
@@ -82,6 +83,9 @@ $(B)/tests/powercut: $(patsubst %.c,$(B)/%.o,$(wildcard tests/crash/*.c)) $(B)/l
 
 $(B)/tests/vdiskio: $(B)/tests/tools/vdiskio.o $(B)/libvdisk.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
+
+$(B)/tests/blkhammer: $(B)/tests/tools/blkhammer.o
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -ldevmapper -pthread
 
 # Everything that the tests run; separate from the tests, so that prove starts when all is there.
 tools: all $(UNITS) $(TOOLS)
