@@ -290,7 +290,7 @@ static void serve(struct dmv *d, struct bio *bio, struct vdisk_map *answer)
 	while (!ret) {
 		if (answer->kind == VDISK_NEED) {
 			/* Rare: not of the first piece. */
-			ret = dmv_fetch_now(&d->engine, answer->offset);
+			ret = dmv_fetch_now(&d->engine, answer);
 			answer->length = 0;
 		} else if (answer->kind == VDISK_DATA) {
 			if (read || d->passdown)
