@@ -159,6 +159,7 @@ is "$(outside)" "$before" "every byte outside the images is unchanged"
 for image in dynamic blocks child; do
 	back "$image"
 	below=''
+	# shellcheck disable=SC2034 # in eval
 	[ "$image" != child ] || below=$share/parent.model
 	ok "$image: ntfsmap reads what the threads know" eval '"$ntfsmap" cat "$T/$image.after" | cmp - "$share/$image.end"'
 	ok "  so does the tests' own reader" \

@@ -260,8 +260,7 @@ static void do_write(struct thread *t, uint64_t first, uint64_t count, bool fua)
 
 	make_data(t, first, count);
 	note(t, fua ? 'u' : 'w', first, count);
-	if (pwritev2(fd, &v, 1, (off_t)(first * SECTOR), fua ? RWF_DSYNC : 0) !=
-	    (ssize_t)v.iov_len)
+	if (pwritev2(fd, &v, 1, (off_t)(first * SECTOR), fua ? RWF_DSYNC : 0) != (ssize_t)v.iov_len)
 		die("cannot write", first, count);
 	memcpy(model + first * SECTOR, t->buf, count * SECTOR);
 	forget_discards(first, count);
@@ -324,6 +323,8 @@ static void step(struct thread *t)
 	} else {
 		do_write(t, first, count, false);
 		t->count[5]++;
+		if (!below(t, 4)) /* before anybody can have flushed it */
+			do_read(t, first, count);
 	}
 }
 
@@ -403,12 +404,12 @@ static void option(const char *arg)
 		uint64_t *number;
 		const char **text;
 	} keys[] = {
-		{ "seed", &seed, NULL },	{ "threads", &threads, NULL },
-		{ "ops", &ops, NULL },		{ "frame", &frame, NULL },
-		{ "max", &max_sectors, NULL },	{ "reads", &reads, NULL },
-		{ "whole", &whole, NULL },	{ "discard", &discard, NULL },
-		{ "zero", &zero, NULL },	{ "begin", NULL, &begin_file },
-		{ "end", NULL, &end_file },	{ "log", NULL, &log_file },
+		{ "seed", &seed, NULL },       { "threads", &threads, NULL },
+		{ "ops", &ops, NULL },	       { "frame", &frame, NULL },
+		{ "max", &max_sectors, NULL }, { "reads", &reads, NULL },
+		{ "whole", &whole, NULL },     { "discard", &discard, NULL },
+		{ "zero", &zero, NULL },       { "begin", NULL, &begin_file },
+		{ "end", NULL, &end_file },    { "log", NULL, &log_file },
 		{ "mark", NULL, &mark_name },
 	};
 	size_t n = strcspn(arg, "=");
