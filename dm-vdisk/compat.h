@@ -13,13 +13,13 @@
 
 /* How a device is opened. */
 #if KERNEL_SINCE(6, 5)
-#define dmv_mode_t blk_mode_t
-#define COMPAT_READ   BLK_OPEN_READ
-#define COMPAT_WRITE  BLK_OPEN_WRITE
+#define dmv_mode_t   blk_mode_t
+#define COMPAT_READ  BLK_OPEN_READ
+#define COMPAT_WRITE BLK_OPEN_WRITE
 #else
-#define dmv_mode_t fmode_t
-#define COMPAT_READ   FMODE_READ
-#define COMPAT_WRITE  FMODE_WRITE
+#define dmv_mode_t   fmode_t
+#define COMPAT_READ  FMODE_READ
+#define COMPAT_WRITE FMODE_WRITE
 #endif
 
 /* A shrinker was a member of its owner's structure before it was an object of its own. */

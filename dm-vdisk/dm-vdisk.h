@@ -236,7 +236,7 @@ void dmv_finish_fetch(struct dmv *d, struct dmv_fetch *f);
 /* Bios that found no free fetch try again. */
 void dmv_unstarve(struct dmv *d);
 /* vdisk_engine_ops.fetch and .pin */
-int dmv_fetch_now(struct vdisk_engine *e, u64 offset);
+int dmv_fetch_now(struct vdisk_engine *e, const struct vdisk_map *need);
 int dmv_pin_now(struct vdisk_engine *e, u64 offset, struct vdisk_block **block);
 /* vdisk_io.read: any bytes of the file */
 int dmv_read_file(void *ctx, u64 offset, void *buf, size_t len);

@@ -27,23 +27,40 @@ static int read_blocks(struct dmv *d, u64 offset, u8 *buf, u32 length)
 	return ret;
 }
 
-static int read_to_cache(struct dmv *d, u64 offset, struct vdisk_block **pinned)
+/* The first of the blocks may be pinned; the others are read ahead. */
+static int read_to_cache(struct dmv *d, u64 offset, u32 length, struct vdisk_block **pinned)
 {
-	int ret = read_blocks(d, offset, d->fetch_buf, d->block);
+	int ret = read_blocks(d, offset, d->fetch_buf, length);
+	u32 at;
 
-	if (!ret)
-		dmv_cache_add(&d->cache, offset, d->fetch_buf, true, pinned);
-	return ret;
+	if (ret)
+		return ret;
+	dmv_cache_add(&d->cache, offset, d->fetch_buf, true, pinned);
+	for (at = d->block; at < length; at += d->block)
+		dmv_cache_add(&d->cache, offset + at, d->fetch_buf + at, false, NULL);
+	return 0;
 }
 
-int dmv_fetch_now(struct vdisk_engine *e, u64 offset)
+/* How much to read from the block on that an answer names: of the same table and in one extent. 0:
+ * it is not in the file. */
+static u32 fetch_length(struct dmv *d, const struct vdisk_map *need, sector_t *sector)
+{
+	u64 length = round_down_to(need->length, d->block);
+
+	length = clamp_t(u64, length, d->block, max_t(u32, DMV_FETCH_BYTES, d->block));
+	return round_down_to(dmv_locate(d, need->offset, length, sector), d->block);
+}
+
+int dmv_fetch_now(struct vdisk_engine *e, const struct vdisk_map *need)
 {
 	struct dmv *d = e->host;
+	sector_t sector;
+	u32 length;
 
-	offset = vdisk_block_of(&d->cache.meta, offset);
-	if (dmv_cache_has(&d->cache, offset))
+	if (dmv_cache_has(&d->cache, need->offset))
 		return 0;
-	return read_to_cache(d, offset, NULL);
+	length = fetch_length(d, need, &sector);
+	return length ? read_to_cache(d, need->offset, length, NULL) : -EIO;
 }
 
 static void fetch_ended(struct bio *bio)
@@ -72,37 +89,27 @@ static bool join_fetch(struct dmv *d, struct bio *bio, u64 offset)
 	return false;
 }
 
-/* How much to read from a block on, when `length` bytes from `from` on are of the same table. */
-static u32 fetch_length(struct dmv *d, u64 block, u64 from, u64 length)
-{
-	u64 whole = round_down_to(from - block + length, d->block);
-
-	return clamp_t(u64, whole, d->block, max_t(u32, DMV_FETCH_BYTES, d->block));
-}
-
 /* The bio can be mapped only when the block of `need` is there: begin to read it. */
 void dmv_park(struct dmv *d, struct bio *bio, const struct vdisk_map *need)
 {
-	u64 block = vdisk_block_of(&d->cache.meta, need->offset);
 	struct dmv_fetch *f;
 	sector_t sector;
 	u32 length;
 
-	if (join_fetch(d, bio, block))
+	if (join_fetch(d, bio, need->offset))
 		return;
 	if (list_empty(&d->free_fetches)) {
 		bio_list_add(&d->starved, bio);
 		return;
 	}
-	length = fetch_length(d, block, need->offset, need->length);
-	length = dmv_locate(d, block, length, &sector);
-	if (length < d->block) {
+	length = fetch_length(d, need, &sector);
+	if (!length) {
 		dmv_end_bio(bio, BLK_STS_IOERR);
 		return;
 	}
 	f = list_first_entry(&d->free_fetches, struct dmv_fetch, list);
 	list_move(&f->list, &d->running_fetches);
-	f->offset = block;
+	f->offset = need->offset;
 	f->length = length;
 	f->stale = false;
 	bio_list_init(&f->waiting);
@@ -153,7 +160,7 @@ int dmv_pin_now(struct vdisk_engine *e, u64 offset, struct vdisk_block **block)
 			f->stale = true;
 	if (dmv_cache_pin(&d->cache, offset, block))
 		return 0;
-	return read_to_cache(d, offset, block);
+	return read_to_cache(d, offset, d->block, block);
 }
 
 int dmv_read_file(void *ctx, u64 offset, void *buf, size_t len)

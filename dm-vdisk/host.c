@@ -290,7 +290,7 @@ static void serve(struct dmv *d, struct bio *bio, struct vdisk_map *answer)
 	while (!ret) {
 		if (answer->kind == VDISK_NEED) {
 			/* Rare: not of the first piece. */
-			ret = dmv_fetch_now(&d->engine, answer->offset);
+			ret = dmv_fetch_now(&d->engine, answer);
 			answer->length = 0;
 		} else if (answer->kind == VDISK_DATA) {
 			if (read || d->passdown)
@@ -621,6 +621,9 @@ void dmv_host_close(struct dmv *d)
 	if (vdisk_engine_dirty(&d->engine)) {
 		DMERR("%s: what was written last cannot be committed: it is lost with the device",
 		      dmv_name(d));
+		mutex_lock(&d->engine_lock);
+		vdisk_engine_set_mode(&d->engine, VDISK_MODE_FAIL);
+		mutex_unlock(&d->engine_lock);
 		return;
 	}
 	forget_image(d);

@@ -557,8 +557,8 @@ static void vdisk_postsuspend(struct dm_target *ti)
 
 	mutex_lock(&d->open_lock);
 	dmv_host_close(d);
-	if (!d->vd)
-		release_file(d);
+	/* What stays open then is in mode fail, and does not write. */
+	release_file(d);
 	mutex_unlock(&d->open_lock);
 }
 

@@ -151,19 +151,24 @@ static u64 same_cover(const struct vdisk_unit *u, u64 at, u64 end)
 
 /* ---- maps ---- */
 
+static void found_bad_entry(struct vdisk_engine *e, int error, const struct vdisk_map *answer)
+{
+	e->ops->bad_entry(e, answer);
+	if (error == -EUCLEAN)
+		vdisk_engine_set_mode(e, VDISK_MODE_NEEDS_CHECK);
+}
+
 static int map_fetching(struct vdisk_engine *e, u64 offset, u64 length, struct vdisk_map *answer)
 {
 	for (;;) {
 		int ret = vdisk_image_map(e->vd, offset, length, answer);
 
 		if (!ret && answer->kind == VDISK_NEED) {
-			ret = e->ops->fetch(e, answer->offset);
+			ret = e->ops->fetch(e, answer);
 			if (!ret)
 				continue;
 		} else if (ret == -EUCLEAN || ret == -EOPNOTSUPP) {
-			e->ops->bad_entry(e, answer);
-			if (ret == -EUCLEAN)
-				vdisk_engine_set_mode(e, VDISK_MODE_NEEDS_CHECK);
+			found_bad_entry(e, ret, answer);
 		}
 		return ret;
 	}
@@ -187,19 +192,14 @@ int vdisk_engine_map(struct vdisk_engine *e, u64 offset, u64 length, struct vdis
 
 int vdisk_engine_find_room(struct vdisk_engine *e)
 {
-	u64 need;
-	int ret;
-
 	while (!e->space.known) {
-		ret = e->vd->format->scan(e->vd, &e->space, &need);
-		if (ret == -EAGAIN)
-			ret = e->ops->fetch(e, need);
-		if (ret == -EUCLEAN) {
-			struct vdisk_map at = { .offset = need, .home = VDISK_NOWHERE };
+		struct vdisk_map m = { .home = VDISK_NOWHERE };
+		int ret = e->vd->format->scan(e->vd, &e->space, &m);
 
-			e->ops->bad_entry(e, &at);
-			vdisk_engine_set_mode(e, VDISK_MODE_NEEDS_CHECK);
-		}
+		if (ret == -EAGAIN)
+			ret = e->ops->fetch(e, &m);
+		else if (ret == -EUCLEAN)
+			found_bad_entry(e, ret, &m);
 		if (ret)
 			return ret;
 	}

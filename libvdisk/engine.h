@@ -102,8 +102,9 @@ struct vdisk_unit {
 struct vdisk_engine_ops {
 	void (*start)(struct vdisk_engine *e, struct vdisk_action *a);
 	void (*complete)(struct vdisk_engine *e, struct vdisk_req *req, int error);
-	/* Bring the metadata block at offset into the cache. May sleep. 0 or a negative errno. */
-	int (*fetch)(struct vdisk_engine *e, u64 offset);
+	/* Bring the metadata block that a VDISK_NEED answer names into the cache, and as many after
+	 * it as the host likes. May sleep. What was peeked at before is gone. 0 or an errno. */
+	int (*fetch)(struct vdisk_engine *e, const struct vdisk_map *need);
 	/* The same, and keep it there until unpin: its contents will be changed. May sleep. */
 	int (*pin)(struct vdisk_engine *e, u64 offset, struct vdisk_block **block);
 	void (*unpin)(struct vdisk_engine *e, struct vdisk_block *block);

@@ -39,10 +39,10 @@ struct vdisk_format {
 
 	/*
 	 * Read on from space->cursor, as far as cached blocks go. 0: all is read and space->known;
-	 * -EAGAIN: *need is the file offset of a block to be fetched first; -EUCLEAN: an entry is
-	 * damaged, and *need is where it is.
+	 * -EAGAIN: answer is VDISK_NEED, a block has to be fetched first; -EUCLEAN: an entry is
+	 * damaged, as vdisk_image_map() has it.
 	 */
-	int (*scan)(const struct vdisk *vd, struct vdisk_space *space, u64 *need);
+	int (*scan)(const struct vdisk *vd, struct vdisk_space *space, struct vdisk_map *answer);
 	/* Take room for one unit: *home is where its first byte goes. -ENOSPC. */
 	int (*take)(const struct vdisk *vd, struct vdisk_space *space, u64 *home);
 	/* How much is left, in bytes of the virtual disk. */

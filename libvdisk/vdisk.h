@@ -84,6 +84,7 @@ struct vdisk_info {
 	uint8_t parent_uuid[16];
 	uint32_t parent_time_stamp; /* when the parent was changed last, as the child knows it */
 	int footer_lost;  /* only the copy at the start of the file is good: no room is taken */
+	int copy_lost;	  /* only the footer at the end is good: other programs refuse that */
 	int copy_differs; /* footer and copy are both good and do not say the same */
 };
 

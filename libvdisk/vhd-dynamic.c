@@ -433,10 +433,9 @@ int vdisk_vhd_map_dynamic(const struct vdisk *vd, u64 offset, u64 length, struct
 
 /* ---- allocation ---- */
 
-int vdisk_vhd_scan(const struct vdisk *vd, struct vdisk_space *space, u64 *need_block)
+int vdisk_vhd_scan(const struct vdisk *vd, struct vdisk_space *space, struct vdisk_map *answer)
 {
 	const struct vhd *v = &vd->vhd;
-	struct vdisk_map answer;
 	u32 entry;
 
 	if (!space->cursor)
@@ -444,14 +443,12 @@ int vdisk_vhd_scan(const struct vdisk *vd, struct vdisk_space *space, u64 *need_
 	for (; space->cursor < v->bat_entries; space->cursor++) {
 		u64 end;
 
-		if (!load_entry(vd, space->cursor, &entry, &answer)) {
-			*need_block = answer.offset;
+		if (!load_entry(vd, space->cursor, &entry, answer))
 			return -EAGAIN;
-		}
 		if (entry == BAT_UNUSED)
 			continue;
 		if (!entry_is_sound(vd, space->cursor, entry))
-			return bad_entry(vd, space->cursor, entry, &answer);
+			return bad_entry(vd, space->cursor, entry, answer);
 		end = (u64)entry * VDISK_SECTOR + v->bitmap_bytes + (1ULL << v->block_shift);
 		if (space->next < end)
 			space->next = end;

@@ -264,7 +264,11 @@ static int choose_footer(struct vdisk *vd, struct footer *f, u64 *end, struct vd
 	ret = check_footer(&last, err);
 	if (!ret && is_fixed(&last))
 		return 0;
+	/* a fixed image whose footer is damaged: its disk may well begin with another's footer */
+	if (ret && is_footer(&last) && is_fixed(&last))
+		return ret;
 	copy_good = !check_footer(&copy, NULL) && !is_fixed(&copy);
+	vd->info.copy_lost = !ret && !copy_good;
 	if (copy_good) {
 		*f = copy;
 		vd->info.footer_lost = ret != 0;

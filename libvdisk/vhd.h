@@ -58,7 +58,7 @@ int vdisk_vhd_open_dynamic(struct vdisk *vd, const struct footer *f, u64 end,
 			   struct vdisk_error *err);
 
 int vdisk_vhd_map_dynamic(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer);
-int vdisk_vhd_scan(const struct vdisk *vd, struct vdisk_space *space, u64 *need);
+int vdisk_vhd_scan(const struct vdisk *vd, struct vdisk_space *space, struct vdisk_map *answer);
 int vdisk_vhd_take(const struct vdisk *vd, struct vdisk_space *space, u64 *home);
 u64 vdisk_vhd_room(const struct vdisk *vd, const struct vdisk_space *space);
 u64 vdisk_vhd_link_block(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n);

@@ -98,11 +98,6 @@ static dev_t parent_of(const struct dm_device *d)
 	return dev;
 }
 
-static bool is_base(const struct dm_device *d)
-{
-	return !strncmp(d->uuid, DM_BASE, strlen(DM_BASE));
-}
-
 int bases_remove(const struct dm_device *d, bool deferred)
 {
 	bool in_use = deferred && d->open_count > 0;
@@ -115,7 +110,7 @@ int bases_remove(const struct dm_device *d, bool deferred)
 		code = dm_remove(d->name, in_use);
 	/* One of the users that were counted has just gone. A base that is told to wait goes with
 	 * the last of the images that share it. */
-	while (!code && dev && (base = dm_find(&all, dev)) && is_base(base) &&
+	while (!code && dev && (base = dm_find(&all, dev)) && dm_is_base(base) &&
 	       (in_use || base->open_count <= 1)) {
 		dev = parent_of(base);
 		code = dm_remove(base->name, in_use);

@@ -186,7 +186,7 @@ static int open_located(struct image *root, struct image *child)
 	else if (ret && ret != -ENOENT)
 		code = fail_errno(-ret, "%s: cannot read where its parent is", child->name);
 	else if (s.why)
-		code = fail(s.code, "%s", s.why);
+		code = fail(s.code, "%s: its parent cannot be used: %s", child->name, s.why);
 	else
 		code = fail(NOT_FOUND,
 			    "%s is a differencing image, and its parent was not found (%s%s): "

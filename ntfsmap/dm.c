@@ -256,6 +256,11 @@ static void free_lines(struct dm_line *lines, size_t n)
 	free(lines);
 }
 
+bool dm_is_base(const struct dm_device *d)
+{
+	return !strncmp(d->uuid, DM_BASE, strlen(DM_BASE));
+}
+
 const struct dm_device *dm_find(const struct dm_devices *all, dev_t dev)
 {
 	for (size_t i = 0; i < all->n; i++)
@@ -354,19 +359,23 @@ static int run_with_cookie(struct dm_task *t, uint16_t flags)
 	return error;
 }
 
+/* udev forgets at every change what it was told about a device. */
+static uint16_t udev_flags(bool hidden)
+{
+	return hidden ? DM_UDEV_DISABLE_DISK_RULES_FLAG | DM_UDEV_DISABLE_OTHER_RULES_FLAG |
+				DM_UDEV_LOW_PRIORITY_FLAG
+		      : 0;
+}
+
 int dm_create(const char *name, const char *uuid, const struct plan *plan, bool hidden, dev_t *dev)
 {
 	struct dm_task *t = new_task(DM_DEVICE_CREATE, name);
-	uint16_t flags = hidden ? DM_UDEV_DISABLE_DISK_RULES_FLAG |
-					  DM_UDEV_DISABLE_OTHER_RULES_FLAG |
-					  DM_UDEV_LOW_PRIORITY_FLAG
-				: 0;
 	int error = ENOMEM;
 	struct dm_info info;
 
 	if (t && dm_task_set_uuid(t, uuid) && add_targets(t, plan) &&
 	    dm_task_set_add_node(t, DM_ADD_NODE_ON_CREATE))
-		error = run_with_cookie(t, flags);
+		error = run_with_cookie(t, udev_flags(hidden));
 	if (!error && dev)
 		*dev = dm_task_get_info(t, &info) ? makedev(info.major, info.minor) : 0;
 	if (t)
@@ -398,7 +407,7 @@ static void drop_waiting_table(const char *name)
 		dm_task_destroy(t);
 }
 
-int dm_reload(const char *name, const struct plan *plan)
+int dm_reload(const char *name, const struct plan *plan, bool hidden)
 {
 	struct dm_task *t;
 	int code = load_table(name, plan);
@@ -408,7 +417,7 @@ int dm_reload(const char *name, const struct plan *plan)
 		return code;
 	t = new_task(DM_DEVICE_RESUME, name); /* suspends the old table, then swaps */
 	if (t)
-		error = run_with_cookie(t, 0);
+		error = run_with_cookie(t, udev_flags(hidden));
 	if (t)
 		dm_task_destroy(t);
 	dm_lib_release();

@@ -47,6 +47,8 @@ int dm_read_all(struct dm_devices *all);
 void dm_device_free(struct dm_device *d);
 void dm_devices_free(struct dm_devices *all);
 
+/* Is it the device of a parent? */
+bool dm_is_base(const struct dm_device *d);
 /* The device with that number, or NULL. */
 const struct dm_device *dm_find(const struct dm_devices *all, dev_t dev);
 
@@ -68,7 +70,7 @@ char *dm_state(const char *name);
 
 /* hidden: udev shall not look for file systems in it, nor link its UUID. dev may be NULL. */
 int dm_create(const char *name, const char *uuid, const struct plan *plan, bool hidden, dev_t *dev);
-int dm_reload(const char *name, const struct plan *plan);
+int dm_reload(const char *name, const struct plan *plan, bool hidden);
 /* deferred: only for a device that is in use; it goes when that ends. */
 int dm_remove(const char *name, bool deferred);
 

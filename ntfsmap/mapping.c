@@ -252,14 +252,11 @@ int mapping_read(const char *name, struct dm_device *d, struct mapping *m)
 	return REFUSED;
 }
 
-static bool has_prefix(const struct dm_device *d, const char *prefix)
-{
-	return !strncmp(d->uuid, prefix, strlen(prefix));
-}
-
 static bool looks_left(const struct dm_device *d)
 {
-	return !d->open_count && (has_prefix(d, DM_BASE) || (has_prefix(d, DM_OURS) && !d->live));
+	bool ours = !strncmp(d->uuid, DM_OURS, strlen(DM_OURS));
+
+	return !d->open_count && (dm_is_base(d) || (ours && !d->live));
 }
 
 /* dmsetup may be making one of ours from a table of ours at this moment, without our lock: it gets

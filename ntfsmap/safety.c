@@ -460,6 +460,10 @@ void safety_look_tables(struct image *img, const struct request *req, struct fac
 		caution(facts, "footer",
 			"the footer at its end is lost, so nothing can be added: `ntfsmap "
 			"reserve` writes it again");
+	else if (info->copy_lost)
+		caution(facts, "footer",
+			"the copy of the footer at its start is damaged: some other programs "
+			"will not open it");
 	else if (info->copy_differs)
 		caution(facts, "footer",
 			"the footer at its end and the copy at its start do not say the same");

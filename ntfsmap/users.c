@@ -367,7 +367,7 @@ static void find_mappings(struct search *s, const char *except, struct users *u)
 		if (!device_claims(s, d))
 			continue;
 		set_once(d->readonly ? &u->reader : &u->writer, text("/dev/mapper/%s", d->name));
-		u->base |= d->readonly && !strncmp(d->uuid, DM_BASE, strlen(DM_BASE));
+		u->base |= d->readonly && dm_is_base(d);
 	}
 }
 

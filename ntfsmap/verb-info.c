@@ -69,6 +69,7 @@ static json_t *image_json(struct vdisk *vd)
 		json_object_set_new(j, "room", json_integer((json_int_t)usage.room));
 	}
 	json_object_set_new(j, "footer_lost", json_boolean(info->footer_lost));
+	json_object_set_new(j, "copy_lost", json_boolean(info->copy_lost));
 	json_object_set_new(j, "copy_differs", json_boolean(info->copy_differs));
 	if (info->needs_parent)
 		json_object_set_new(j, "parent_uuid", uuid_json(info->parent_uuid, true));

@@ -102,14 +102,16 @@ struct state {
 	char allocated[24], total[24], room[24]; /* "-" where it is not known */
 };
 
-static bool read_state(const struct dm_device *d, struct state *s)
+static struct state read_state(const struct dm_device *d)
 {
 	char *params = dm_is_vdisk(d) ? dm_state(d->name) : NULL;
-	bool known = params && sscanf(params, "%15s %23[0-9-]/%23[0-9-] %23s", s->mode,
-				      s->allocated, s->total, s->room) == 4;
+	struct state s = { 0 };
 
+	if (params && sscanf(params, "%15s %23[0-9-]/%23[0-9-] %23s", s.mode, s.allocated, s.total,
+			     s.room) != 4)
+		s = (struct state){ 0 };
 	free(params);
-	return known;
+	return s;
 }
 
 static json_t *number_json(const char *number, int unit)
@@ -118,11 +120,29 @@ static json_t *number_json(const char *number, int unit)
 						: json_null();
 }
 
+/* The target learns it at the first write that needs room; until then the file tells. */
+static json_t *room_json(const struct dm_device *d, const struct mapping *m, const struct state *s)
+{
+	struct vdisk_usage usage;
+	struct image img;
+	bool known = false;
+
+	if (*s->room != '-' || d->readonly)
+		return number_json(s->room, 512);
+	msg_hush(true);
+	if (!mapping_open_image(m, &img)) {
+		known = !image_probe(&img, m->format) && !vdisk_usage(img.vd, &usage);
+		image_close(&img);
+	}
+	msg_hush(false);
+	return known ? json_integer((json_int_t)usage.room) : json_null();
+}
+
 static const char *mode_of(const struct dm_device *d, const struct state *s)
 {
 	if (!d->live)
 		return "half";
-	if (*s->mode && (!d->readonly || strcmp(s->mode, "rw")))
+	if (*s->mode && strcmp(s->mode, "-") && (!d->readonly || strcmp(s->mode, "rw")))
 		return s->mode;
 	return d->readonly ? "ro" : "rw";
 }
@@ -130,8 +150,7 @@ static const char *mode_of(const struct dm_device *d, const struct state *s)
 /* What list and status tell about one mapping. */
 static json_t *describe(const struct dm_device *d, const struct mapping *m)
 {
-	struct state state = { 0 };
-	bool known = read_state(d, &state);
+	struct state state = read_state(d);
 	char *source = mapping_source(m);
 	char *users = dm_users(d);
 	struct plan plan = { 0 };
@@ -143,9 +162,9 @@ static json_t *describe(const struct dm_device *d, const struct mapping *m)
 		: m->kind == MAPPING_HOST ? "host"
 					  : "image",
 		"format", m->format, "mode", mode_of(d, &state), "size",
-		(json_int_t)d->sectors * 512, "room", number_json(known ? state.room : "", 512),
-		"allocated", number_json(state.allocated, 1), "total", number_json(state.total, 1),
-		"users", d->open_count, "used_by", json_text(users), "uuid", d->uuid, "extents",
+		(json_int_t)d->sectors * 512, "room", room_json(d, m, &state), "allocated",
+		number_json(state.allocated, 1), "total", number_json(state.total, 1), "users",
+		d->open_count, "used_by", json_text(users), "uuid", d->uuid, "extents",
 		(int)(ours ? plan.lines.n : d->n), "table_device", json_text(m->device), "parent",
 		plan.parent, "suspended", d->suspended);
 

@@ -155,38 +155,35 @@ int verb_open(int argc, char **argv, const struct options *opt)
 struct replacement {
 	const char *name;
 	const struct plan *plan;
+	bool hidden;
 };
 
 static int replace(void *ctx)
 {
 	const struct replacement *r = ctx;
 
-	return dm_reload(r->name, r->plan);
+	return dm_reload(r->name, r->plan, r->hidden);
 }
 
 /* The new table goes through the same loop device, if there is one. */
-static int keep_device(struct image *img, const struct plan *live, const char *name)
+static void keep_device(struct image *img, const struct plan *live)
 {
-	if (live->n_devices > 1)
-		return fail(REFUSED, "%s is on several devices: close it and open it again", name);
-	if (live->n_devices) {
-		free(img->device);
-		img->device = text_copy(live->devices[0]);
-	}
-	return DONE;
+	if (!live->n_devices)
+		return;
+	free(img->device);
+	img->device = text_copy(live->devices[0]);
 }
 
 static int reload_device(const struct dm_device *d, struct image *img, bool *changed)
 {
-	struct replacement r = { d->name, &img->plan };
+	struct replacement r = { d->name, &img->plan, dm_is_base(d) };
 	struct plan live;
 	int code;
 
 	if (!dm_plan_of(d, &live))
 		return fail(REFUSED, "%s has a table that ntfsmap does not make", d->name);
-	code = keep_device(img, &live, d->name);
-	if (!code)
-		code = layout_plan(img, d->readonly, !live.format && layout_needs_vdisk(img));
+	keep_device(img, &live);
+	code = layout_plan(img, d->readonly, !live.format && layout_needs_vdisk(img));
 	if (!code && live.parent)
 		img->plan.parent = text_copy(live.parent);
 	if (!code && !plan_same(&img->plan, &live)) {

@@ -210,7 +210,7 @@ static int check_printable(const struct image *img, const char *name)
 	for (; img; img = img->parent) {
 		if (img->users.claimed)
 			return refuse_claimed(img);
-		if (!img->where.is_block)
+		if (!img->where.is_block && !img->shares_volume)
 			note("%s is a regular file, and device-mapper needs a block device: "
 			     "`ntfsmap open` makes one, or replace the name by that of a loop "
 			     "device",

@@ -234,6 +234,23 @@ maps() {
 	ok "map of a dynamic VHD is qemu-img's" diff "$T/ours.txt" "$T/theirs.txt"
 }
 
+# device-mapper takes half a million arguments.
+words() {
+	qemu-img create -q -f vpc -o force_size "$T/large.vhd" 300M
+	"$ntfsmap" reserve -q "$T/large.vhd" all
+	volume 1G -c 512
+	f file /large.vhd "$(stat -c %s "$T/large.vhd")" runs=524281 fill=stdin <"$T/large.vhd"
+	"$ntfsmap" -q "$img:/large.vhd" >"$T/table"
+	is "$? $(wc -l <"$T/table")" '0 1' 'a file in as many pieces as fit in a table'
+	is "$(cut -d' ' -f4- "$T/table" | wc -w)" $((524281 + 5)) '  all of them are in it'
+	f remove /large.vhd
+	f file /large.vhd "$(stat -c %s "$T/large.vhd")" runs=524283 fill=stdin <"$T/large.vhd"
+	run "$ntfsmap" "$img:/large.vhd"
+	is "$status" 2 'and in more'
+	like "$err" '524283 pieces.*524288 arguments' '  says how many'
+	rm "$T/large.vhd" "$img"
+}
+
 # Parents must be as safe as what is mapped read-only.
 unsafe_parent() {
 	f file /holder.vhd "$(stat -c %s "$d/base.vhd")" runs=2 fill=stdin <"$d/base.vhd"
@@ -253,4 +270,5 @@ plain_files
 maps
 unsafe_parent
 long
+words
 done_testing

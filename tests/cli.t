@@ -10,7 +10,7 @@ volume 32M -L 'My disk'
 f file /a.raw 1M runs=3 fill=pattern
 raw="$img:/a.raw"
 
-verbs='table open close reload list status info map cat check verify host'
+verbs='table open close reload list status info map cat check reserve verify host'
 
 run "$ntfsmap" --version
 is "$status:$err" 0: "--version"
@@ -46,6 +46,9 @@ spoiled 1 --allow=everything "$raw"
 spoiled 1 table --concise "$raw"
 spoiled 1 table --concise 'a b' "$raw"
 spoiled 1 table --concise a/b "$raw"
+spoiled 1 table --static "$raw"
+spoiled 1 table --parent
+spoiled 1 --parent "$raw" "$raw"
 spoiled 4 "$img:/none"
 spoiled 4 /dev/no-such-device:/a.raw
 spoiled 4 UUID=0000000000000001:/a.raw
@@ -64,6 +67,10 @@ quiet_failure 1 open "$raw"
 quiet_failure 1 close
 quiet_failure 1 info
 quiet_failure 1 info --readonly "$raw"
+quiet_failure 1 info --static "$raw"
+quiet_failure 1 reserve "$raw"
+quiet_failure 1 reserve "$raw" lots
+quiet_failure 2 reserve "$raw" 1M
 quiet_failure 1 open "$raw" 'bad name'
 quiet_failure 4 info "$img:/none"
 quiet_failure 4 cat "$img:/none"

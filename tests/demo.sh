@@ -130,7 +130,8 @@ run_direct() {
 	local loop
 	[ "$(id -u)" = 0 ] || die "DIRECT=1 needs root"
 	dmsetup version >/dev/null || die "DIRECT=1 needs a kernel with device-mapper"
-	modprobe dm-vdisk || die "DIRECT=1 needs the module: make module && sudo make modules_install"
+	dmsetup targets | grep -q '^vdisk ' || modprobe dm-vdisk ||
+		die "DIRECT=1 needs the module: make module && sudo make modules_install"
 	loop=$(losetup --find --show "$img")
 	"$0" inside "$loop" || { losetup -d "$loop"; die "see above"; }
 	losetup -d "$loop"

@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib/tap.sh"
 # shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
-need mkntfs dmsetup perl qemu-img mkfs.ext4 ntfscat strace
+need mkntfs dmsetup perl qemu-img mkfs.ext4 ntfscat ntfs-3g strace
 makevhd=$top/tests/lib/makevhd.pl
 d=/mnt/share
 
@@ -19,7 +19,7 @@ reads() {
 }
 
 devices() {
-	udevadm settle
+	udevadm settle 2>/dev/null
 	dmsetup ls | awk '/^[^N]/ { print $1 }' | sort | xargs
 }
 
@@ -28,7 +28,9 @@ dynamic() {
 	like "$err" 'have a place in the file, and there is room for 1\.0 MiB more' '  says how much room is left'
 	reads d dyn '  its contents are right'
 	is "$(dmsetup table d | awk '{ print $3, $4 }')" 'vdisk vhd' '  by one line of the target'
-	like "$(ntfsmap list)" 'd +/dev/vda:/dyn.vhd +vhd +rw +4.0 MiB +[^ ]+ +0' '  list'
+	like "$(ntfsmap list)" 'd +/dev/vda:/dyn.vhd +vhd +rw +4.0 MiB +1.0 MiB +0' '  list, with the room'
+	like "$(ntfsmap status d)" 'room: +1.0 MiB' '  status too'
+	is "$(ntfsmap status --json d | json '{room}')" 1048576 '  in bytes'
 	is "$(ntfsmap status --json d | json '{mode}')" rw '  status: mode'
 	like "$(ntfsmap status d)" 'extents: +3' '  status: extents'
 	exits 0 '  verify' ntfsmap verify d
@@ -73,7 +75,6 @@ chain() {
 	is "$(devices)" 'd d-base1 d-base2' '  with a device for each parent'
 	is "$(blockdev --getro /dev/mapper/d /dev/mapper/d-base1 /dev/mapper/d-base2 | xargs)" '0 1 1' '  read-only'
 	reads d-base1 mid '  which shows what it holds'
-	is "$(find /dev/disk -lname '*/'"$(basename "$(readlink -f /dev/mapper/d-base2)")" | grep -vc 'by-id/dm-')" 0 '  hidden from /dev/disk'
 	like "$(ntfsmap list)" 'd-base2 +/dev/vda:/dyn.vhd +vhd +ro .* 1  parent, used by /dev/mapper/d-base1' '  list'
 	is "$(ntfsmap status --json d-base1 | json '{kind}')" base '  status: kind'
 	exits 0 '  verify' ntfsmap verify d
@@ -94,6 +95,23 @@ chain() {
 	exits 0 'open --readonly' ntfsmap open -q --readonly /dev/vda:/top.vhd d
 	reads d top '  its contents are right'
 	is "$(blockdev --getro /dev/mapper/d)" 1 '  is read-only'
+	ntfsmap close d
+}
+
+# Parent and child hold the same file system: udev's links must lead to the child.
+duplicates() {
+	local uuid=11111111-2222-3333-4444-555555555555 bytes
+	ntfsmap open -q /dev/vda:/labchild.vhd d >/dev/null
+	udevadm settle
+	is "$(readlink -f /dev/disk/by-uuid/$uuid)" "$(readlink -f /dev/mapper/d)" "a file system's UUID leads to the child"
+	is "$(udevadm info -q symlink /dev/mapper/d-base1 | grep -c "$uuid")" 0 '  and not to its parent'
+	bytes=$(($(stat -c %s "$d/lab.vhd") + 512))
+	"$top/build/tests/ntfsforge" /dev/vda slack /lab.vhd 100
+	"$top/build/tests/ntfsforge" /dev/vda sizes /lab.vhd data=$bytes init=$bytes
+	exits 0 'reload of the parent' ntfsmap reload d
+	udevadm settle
+	is "$(udevadm info -q symlink /dev/mapper/d-base1 | grep -c "$uuid")" 0 '  it stays hidden'
+	is "$(readlink -f /dev/disk/by-uuid/$uuid)" "$(readlink -f /dev/mapper/d)" '  and the UUID leads to the child'
 	ntfsmap close d
 }
 
@@ -150,6 +168,11 @@ changed() {
 	ntfsmap open -q /dev/vda:/top.vhd d >/dev/null
 	"$forge" /dev/vda slack /mid.vhd 100
 	exits 0 'more clusters for a parent: verify' ntfsmap verify d
+	"$forge" /dev/vda sizes /mid.vhd data=$(($(stat -c %s "$d/mid.vhd") + 512)) init=$(($(stat -c %s "$d/mid.vhd") + 512))
+	exits 6 'a parent whose file has grown: verify' ntfsmap verify d
+	exits 0 '  reload' ntfsmap reload d
+	exits 0 '  verify is content' ntfsmap verify d
+	reads d top '  the contents are the same'
 	"$forge" /dev/vda remove /mid.vhd
 	"$forge" /dev/vda file /mid.vhd "$(stat -c %s "$d/mid.vhd")" runs=2 fill=stdin <"$d/mid.vhd"
 	exits 6 'a parent that was replaced: verify' ntfsmap verify d
@@ -173,6 +196,47 @@ plain_files() {
 	exits 5 '  reserve refuses while it is open' ntfsmap reserve /tmp/top.vhd 1M
 	exits 0 '  close' ntfsmap close d
 	is "$(losetup -n -l | grep -c /tmp/)" 0 '  no loop device is left'
+}
+
+# Room that was made on the volume while it was mounted is room on the sleeping one.
+reserved() {
+	mkdir -p /mnt/w
+	ntfs-3g -o ro /dev/vda /mnt/w
+	exits 2 'reserve on a volume that is mounted read-only' ntfsmap reserve /mnt/w/mid.vhd 1M
+	exits 0 'open a chain on it' ntfsmap open /mnt/w/top.vhd d
+	like "$err" 'going through a loop device' '  goes through a loop device'
+	is "$(losetup -n -l | grep -c /dev/vda)" 1 '  one for all of them'
+	reads d top '  its contents are right'
+	exits 0 '  close' ntfsmap close d
+	is "$(losetup -n -l | grep -c /dev/vda)" 0 '  no loop device is left'
+	umount /mnt/w
+	ntfs-3g /dev/vda /mnt/w
+	exits 0 'reserve on a volume that is mounted read-write' ntfsmap reserve /mnt/w/tight.vhd all
+	umount /mnt/w
+	run ntfsmap check /dev/vda:/tight.vhd
+	is "$status" 0 '  its clusters can be mapped' || diag "$out"
+	like "$out" 'ok +valid-data ' '  all bytes are valid'
+	ntfsmap open -q /dev/vda:/tight.vhd d >/dev/null
+	reads d tight '  the contents are the same'
+	head -c 4M /dev/urandom >/tmp/noise
+	ok '  all of it can be written' dd if=/tmp/noise of=/dev/mapper/d bs=256k oflag=direct status=none
+	ntfsmap close d
+	cmp -s /tmp/noise <(ntfsmap cat -q /dev/vda:/tight.vhd)
+	result $? '  and is there'
+}
+
+# An NTFS volume inside an image: what lies on it is not taken for the image's own clusters.
+nested() {
+	ntfsmap open -q /dev/vda:/fs.vhd d >/dev/null
+	dd if="$d/inner.img" of=/dev/mapper/d bs=1M oflag=direct conv=notrunc status=none
+	exits 0 'a file on a volume in a dynamic VHD' ntfsmap open -q /dev/mapper/d:/inner r
+	like "$(dmsetup table r)" "linear $(dmsetup info -c --noheadings -o major,minor d) " '  is mapped on the image'
+	exits 2 '  once for writing' ntfsmap open -q /dev/mapper/d:/inner s
+	exits 0 '  another file is free' ntfsmap open -q /dev/mapper/d:/second s
+	exits 2 '  the image itself is taken' ntfsmap open -q /dev/vda:/fs.vhd e
+	exits 5 '  and in use' ntfsmap close d
+	ntfsmap close r s
+	ntfsmap close d
 }
 
 # Killed at each ioctl: all of the chain or nothing, after the next command at the latest.
@@ -208,12 +272,20 @@ if in_machine; then
 	mkdir -p /mnt/m
 	modprobe -a loop dm-zero
 	dynamic
+	if [ ! -e /run/udev/control ]; then
+		chain
+		done_testing
+		exit
+	fi
+	nested
 	writes
 	chain
+	duplicates
 	in_use
 	named
 	plain_files
 	killed
+	reserved
 	changed
 	done_testing
 	exit
@@ -250,6 +322,16 @@ put() {
 	head -c 4M "$d/fixed.vhd" >"$d/fixed.raw"
 	vhd onfixed seed=6 allocate=90 $(of fixed) 'parent_path=.\fixed.vhd'
 }
+truncate -s 8M "$d/lab.raw"
+mkfs.ext4 -q -O ^has_journal -U 11111111-2222-3333-4444-555555555555 "$d/lab.raw"
+qemu-img convert -f raw -O vpc -o force_size "$d/lab.raw" "$d/lab.vhd"
+# shellcheck disable=SC2046 # words
+vhd labchild seed=8 size=8388608 allocate=0 $(of lab) 'parent_path=.\lab.vhd'
+vhd tight seed=7 allocate=40
+volume 16M
+f file /inner 64K runs=3
+f file /second 64K runs=3
+cp "$img" "$d/inner.img"
 qemu-img create -q -f vpc -o force_size "$T/new.vhd" 64M
 cp "$T/new.vhd" "$T/fs.vhd"
 "$ntfsmap" reserve -q "$T/new.vhd" 20M 2>/dev/null
@@ -260,10 +342,11 @@ for name in dyn mid top other orphan fixed onfixed new fs; do
 	put "$name" "$name.vhd"
 done
 put dyn grow.vhd
+put tight tight.vhd
+put lab lab.vhd
+f file /labchild.vhd "$(stat -c %s "$d/labchild.vhd")" runs=1 fill=stdin <"$d/labchild.vhd"
 f file /raw 64K runs=1 fill=zero
-for name in dyn mid top other orphan fixed onfixed new fs; do
-	oracle_table "/$name.vhd" "$(($(stat -c %s "$d/$name.vhd") / 512 * 512))"
-done >"$T/all"
+guest_tests -t 600 -n -s "$T/share" -d "$img"
 guest_tests -t 900 -s "$T/share" -d "$img"
 
 ntfscat "$img" /fs.vhd >"$T/after.vhd"

@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib/tap.sh"
 # shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
-need mkntfs ntfscat dmsetup qemu-img
+need mkntfs ntfscat dmsetup qemu-img qemu-io
 
 if in_machine; then
 	is "$(blockdev --getss /dev/vda)" 4096 "the disk has blocks of 4096 bytes"
@@ -25,6 +25,13 @@ if in_machine; then
 	is "$status" 2 "a fixed VHD that ends inside a block is refused, not cut off"
 	ok "a file whose bytes do not fill a sector opens if its sectors fill blocks" ntfsmap open -q /dev/vda:/tail tail
 	ok "  close" ntfsmap close tail
+	run ntfsmap table -q /dev/vda:/aligned.vhd
+	is "$status" 0 "a dynamic VHD whose blocks begin on blocks of the disk" || diag "$err"
+	is "$(grep -oE '[0-9]+\+[0-9]+' <<<"$out" | tr + '\n' | awk '$1 % 8' | wc -l)" 0 "  its extents are whole blocks"
+	run ntfsmap table /dev/vda:/crooked.vhd
+	is "$status" 2 "a dynamic VHD of qemu, whose blocks do not, is refused"
+	like "$err" 'logical blocks of 4096 bytes, but byte 0 of the disk lies at byte 2560' "  in words"
+	is "$(ntfsmap cat -q /dev/vda:/crooked.vhd | sha256sum)" "$(cat /mnt/share/crooked)" "  cat reads it"
 	done_testing
 	exit
 fi
@@ -37,6 +44,15 @@ f file /tail $(((1 << 20) + 100)) runs=2
 for name in good:4194304 odd:4194816; do
 	qemu-img create -q -f vpc -o subformat=fixed,force_size "$T/x.vhd" "${name#*:}"
 	f file "/${name%:*}.vhd" "$(stat -c %s "$T/x.vhd")" runs=3 fill=stdin <"$T/x.vhd"
+done
+qemu-img create -q -f vpc -o force_size "$T/aligned.vhd" 8M
+cp "$T/aligned.vhd" "$T/crooked.vhd"
+ok "room in a dynamic VHD" "$ntfsmap" reserve -q "$T/aligned.vhd" all
+"$top/build/tests/vdiskio" "$T/aligned.vhd" <<<'write 0 8388608 3' >/dev/null
+qemu-io -f vpc -c 'write -P 3 0 8M' "$T/crooked.vhd" >/dev/null
+"$ntfsmap" cat -q "$T/crooked.vhd" | sha256sum >"$T/share/crooked"
+for name in aligned crooked; do
+	f file "/$name.vhd" "$(stat -c %s "$T/$name.vhd")" runs=3 fill=stdin <"$T/$name.vhd"
 done
 ntfscat "$img" /whole | sha256sum >"$T/share/hash"
 guest_tests -t 1200 -s "$T/share" -d "$img,bs=4096"

@@ -72,9 +72,9 @@ static void complete(struct vdisk_engine *e, struct vdisk_req *req, int error)
 	h->error = error;
 }
 
-static int fetch(struct vdisk_engine *e, u64 offset)
+static int fetch(struct vdisk_engine *e, const struct vdisk_map *need)
 {
-	return vdisk_cache_fetch(&host_of_engine(e)->cache, offset, NULL);
+	return vdisk_cache_fetch(&host_of_engine(e)->cache, need->offset, NULL);
 }
 
 static int pin(struct vdisk_engine *e, u64 offset, struct vdisk_block **block)
@@ -239,13 +239,13 @@ int vdisk_map(struct vdisk *vd, uint64_t offset, uint64_t length, struct vdisk_m
 
 static int count_space(struct host *h, struct vdisk_space *space)
 {
-	u64 need;
+	struct vdisk_map need;
 	int ret;
 
 	while (!space->known) {
 		ret = h->vd->format->scan(h->vd, space, &need);
 		if (ret == -EAGAIN)
-			ret = vdisk_cache_fetch(&h->cache, need, NULL);
+			ret = vdisk_cache_fetch(&h->cache, need.offset, NULL);
 		if (ret)
 			return ret;
 	}

@@ -96,27 +96,33 @@ static void evict_some(void)
 	}
 }
 
-static int fetch(struct vdisk_engine *engine, u64 offset)
+static void fetch_block(u64 offset)
 {
 	struct meta_entry **slot = &run.entries[offset / run.meta.block];
 	u64 left = run.disk.size - offset;
 
-	(void)engine;
 	for (int i = 0; i < 8; i++)
 		evict_some();
 	if (*slot)
-		return 0;
+		return;
 	*slot = calloc(1, sizeof(**slot));
 	(*slot)->block.offset = offset;
 	(*slot)->block.data = (*slot)->data;
 	memcpy((*slot)->data, run.disk.seen + offset,
 	       left < run.meta.block ? left : run.meta.block);
+}
+
+static int fetch(struct vdisk_engine *engine, const struct vdisk_map *need)
+{
+	(void)engine;
+	fetch_block(need->offset);
 	return 0;
 }
 
 static int pin(struct vdisk_engine *engine, u64 offset, struct vdisk_block **block)
 {
-	fetch(engine, offset);
+	(void)engine;
+	fetch_block(offset);
 	run.entries[offset / run.meta.block]->pins++;
 	*block = &run.entries[offset / run.meta.block]->block;
 	return 0;

@@ -25,7 +25,7 @@ use constant SECONDS => 10;       # of its own
 use constant MOST_SECONDS => 100; # of anyone's, on a busy machine
 
 $ENV{PATH} = "$top/build/bin:$ENV{PATH}:/usr/local/sbin:/usr/sbin:/sbin";
-$SIG{$_} = sub { exit 130 } for qw(INT TERM); # so that $T is removed
+$SIG{$_} = sub { exit 130 } for qw(HUP INT PIPE TERM); # so that $T is removed
 
 sub slurp {
 	my ($path) = @_;

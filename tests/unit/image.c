@@ -324,6 +324,20 @@ static void test_vhd_named(void)
 			sizes[i] < FOOTER ? 0 : sizes[i] - FOOTER);
 }
 
+enum { FOOTER_LOST = 1, COPY_LOST = 2, COPY_DIFFERS = 4 };
+
+/* What is told about the two footers of a dynamic image. */
+static int footers(struct file f)
+{
+	struct opened o = open_file(&f, NULL);
+	const struct vdisk_info *info = vdisk_info(o.vd);
+	int told = (info->footer_lost ? FOOTER_LOST : 0) | (info->copy_lost ? COPY_LOST : 0) |
+		   (info->copy_differs ? COPY_DIFFERS : 0);
+
+	vdisk_close(o.vd);
+	return told;
+}
+
 static void test_dynamic_header(void)
 {
 	refuses(dynamic_with(0, 1, 'C'), NULL, -EUCLEAN, "another header",
@@ -366,10 +380,23 @@ static void test_vhd_dynamic(void)
 	f = dynamic_file();
 	f.end[FOOTER - 1]++;
 	accepts(f, NULL, "vhd", 6 << 20, "a damaged copy of the footer");
+	ok(footers(f) == COPY_LOST, "  that is told");
+	f = dynamic_file();
+	ok(footers(f) == 0, "nothing is to be told of good ones");
+	change(f.end, SIZE, 5 << 20);
+	ok(footers(f) == COPY_DIFFERS, "that they differ is told");
 	f = dynamic_file();
 	memset(footer_of(&f), 0, FOOTER);
 	probes(f, "vhd", "a dynamic image that lost its last footer");
 	accepts(f, NULL, "vhd", 6 << 20, "a dynamic image without its last footer");
+	ok(footers(f) == FOOTER_LOST, "  that is told");
+	f = changed_vhd(1024, SIZE, 4096);
+	memcpy(f.end, dynamic_file().end, 1024);
+	f.end[1024 + 100]++;
+	ok(open_file(&f, NULL).ret == -EUCLEAN, "a damaged fixed image of a disk that begins with "
+						"a dynamic one is not taken for that");
+	f = dynamic_file();
+	memset(footer_of(&f), 0, FOOTER);
 	f.n = f.size = 1000;
 	refuses(f, NULL, -EUCLEAN, "a dynamic image that was cut short",
 		"offset 16: footer.data_offset does not point at a header behind the footer's copy "
