@@ -41,14 +41,22 @@ static int read_to_cache(struct dmv *d, u64 offset, u32 length, struct vdisk_blo
 	return 0;
 }
 
-/* How much to read from the block on that an answer names: of the same table and in one extent. 0:
- * it is not in the file. */
+/*
+ * How much to read from the block on that an answer names: of the same table, in one extent, and up
+ * to the first block that is in the cache: that one may be pinned and about to be written, and what
+ * is read now must not come back after it has been evicted. 0: it is not in the file.
+ */
 static u32 fetch_length(struct dmv *d, const struct vdisk_map *need, sector_t *sector)
 {
-	u64 length = round_down_to(need->length, d->block);
+	u64 most = clamp_t(u64, need->length, d->block, max_t(u32, DMV_FETCH_BYTES, d->block));
+	u32 length = d->block;
 
-	length = clamp_t(u64, length, d->block, max_t(u32, DMV_FETCH_BYTES, d->block));
-	return round_down_to(dmv_locate(d, need->offset, length, sector), d->block);
+	most = dmv_locate(d, need->offset, most, sector);
+	if (most < d->block)
+		return 0;
+	while (length + d->block <= most && !dmv_cache_has(&d->cache, need->offset + length))
+		length += d->block;
+	return length;
 }
 
 int dmv_fetch_now(struct vdisk_engine *e, const struct vdisk_map *need)
@@ -72,8 +80,8 @@ static void fetch_ended(struct bio *bio)
 	spin_lock_irqsave(&d->events.lock, flags);
 	f->next = d->events.fetched;
 	d->events.fetched = f;
+	queue_work(d->wq, &d->work); /* under the lock, as kick() has it */
 	spin_unlock_irqrestore(&d->events.lock, flags);
-	queue_work(d->wq, &d->work);
 }
 
 static bool join_fetch(struct dmv *d, struct bio *bio, u64 offset)

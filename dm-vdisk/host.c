@@ -23,8 +23,10 @@ struct dmv_call {
 	int error;
 };
 
+/* Under events.lock: who lets go of it first has the worker run, and the device may be gone then. */
 static void kick(struct dmv *d)
 {
+	lockdep_assert_held(&d->events.lock);
 	queue_work(d->wq, &d->work);
 }
 
@@ -34,8 +36,8 @@ void dmv_defer(struct dmv *d, struct bio *bio)
 
 	spin_lock_irqsave(&d->events.lock, flags);
 	bio_list_add(&d->events.bios, bio);
-	spin_unlock_irqrestore(&d->events.lock, flags);
 	kick(d);
+	spin_unlock_irqrestore(&d->events.lock, flags);
 }
 
 /* --- jobs: several bios for one purpose --- */
@@ -83,8 +85,9 @@ static void send_part(struct dmv_job *job, struct bio *bio, u64 skip, u64 length
 
 	bio_trim(part, skip >> SECTOR_SHIFT, length >> SECTOR_SHIFT);
 	part->bi_iter.bi_sector = sector;
-	/* The engine says whether the request's FUA is better done here or by a commit. */
-	part->bi_opf &= ~REQ_FUA;
+	/* The engine says whether the request's FUA is better done here or by a commit; and nobody
+	 * would poll for our part. */
+	part->bi_opf &= ~(REQ_FUA | REQ_POLLED | REQ_NOWAIT);
 	if (fua)
 		part->bi_opf |= REQ_FUA;
 	job_submit(job, part);
@@ -181,8 +184,8 @@ static void action_ended(struct dmv_job *job)
 	spin_lock_irqsave(&d->events.lock, flags);
 	job->next = d->events.done;
 	d->events.done = job;
-	spin_unlock_irqrestore(&d->events.lock, flags);
 	kick(d);
+	spin_unlock_irqrestore(&d->events.lock, flags);
 }
 
 static void perform(struct dmv_job *job, struct vdisk_action *a)
@@ -304,7 +307,7 @@ static void serve(struct dmv *d, struct bio *bio, struct vdisk_map *answer)
 		if (!ret)
 			ret = vdisk_engine_map(&d->engine, start + at, length - at, answer);
 	}
-	job_put(job, errno_to_blk_status(ret));
+	job_put(job, ret ? BLK_STS_IOERR : BLK_STS_OK);
 }
 
 static void bio_req_ended(struct dmv_req *r, int error)
@@ -339,7 +342,7 @@ void dmv_process(struct dmv *d, struct bio *bio)
 	}
 	ret = vdisk_engine_map(&d->engine, dmv_offset(d, bio), bio->bi_iter.bi_size, &answer);
 	if (ret)
-		dmv_end_bio(bio, errno_to_blk_status(ret));
+		dmv_end_bio(bio, BLK_STS_IOERR); /* whatever is wrong with the entry */
 	else if (answer.kind == VDISK_NEED)
 		dmv_park(d, bio, &answer);
 	else if (bio_op(bio) == REQ_OP_WRITE)
@@ -450,7 +453,6 @@ static void handle_events(struct dmv *d, struct dmv_events *ev)
 		vdisk_engine_submit(&d->engine, &call->r.req);
 	if (ev->commit)
 		vdisk_engine_commit(&d->engine);
-	start_actions(d);
 }
 
 /* For the status, which must not wait for anything. */
@@ -476,20 +478,25 @@ static void do_work(struct work_struct *work)
 	struct dmv *d = container_of(work, struct dmv, work);
 	unsigned int noio = memalloc_noio_save();
 	struct dmv_events ev;
-	bool dirty = false, rest = true;
+	bool dirty = false, rest = true, searching = false;
 
 	mutex_lock(&d->engine_lock);
 	take_events(d, &ev);
 	if (d->vd) {
 		handle_events(d, &ev);
+		/* In steps, so that others need not wait until it has ended. */
+		searching = vdisk_engine_search(&d->engine);
+		start_actions(d);
 		show(d);
 		dirty = vdisk_engine_dirty(&d->engine) && d->engine.mode != VDISK_MODE_FAIL;
-		rest = !d->acting && d->engine.state == VDISK_IDLE;
+		rest = !searching && !d->acting && d->engine.state == VDISK_IDLE;
 	}
 	mutex_unlock(&d->engine_lock);
 	if (dirty && !READ_ONCE(d->leaving))
 		queue_delayed_work(d->wq, &d->timer, HZ);
 	spin_lock_irq(&d->events.lock);
+	if (searching)
+		kick(d);
 	d->events.at_rest = rest;
 	spin_unlock_irq(&d->events.lock);
 	wake_up_all(&d->idle);
@@ -507,8 +514,8 @@ void dmv_commit(struct dmv *d)
 
 	spin_lock_irqsave(&d->events.lock, flags);
 	d->events.commit = true;
-	spin_unlock_irqrestore(&d->events.lock, flags);
 	kick(d);
+	spin_unlock_irqrestore(&d->events.lock, flags);
 }
 
 static bool at_rest(struct dmv *d)
@@ -545,8 +552,8 @@ int dmv_flush(struct dmv *d)
 	init_completion(&call.ended);
 	spin_lock_irq(&d->events.lock);
 	list_add_tail(&call.list, &d->events.calls);
-	spin_unlock_irq(&d->events.lock);
 	kick(d);
+	spin_unlock_irq(&d->events.lock);
 	wait_for_completion(&call.ended);
 	return call.error;
 }
@@ -570,6 +577,8 @@ int dmv_host_open(struct dmv *d, struct vdisk_error *err)
 	if (ret)
 		return ret;
 	vd->host = d;
+	if (d->parent)
+		vd->granule = max(d->block, bdev_logical_block_size(d->parent->bdev));
 	ret = dmv_check_image(d, vd);
 	if (ret)
 		goto close;

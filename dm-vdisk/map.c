@@ -71,17 +71,23 @@ static int read_elsewhere(struct dmv *d, struct bio *bio, u64 offset, const stru
 	return DM_MAPIO_REMAPPED;
 }
 
+/*
+ * The pointer that led to the data may not be durable yet. Asking after the tables were read is
+ * right: when the commit that changed them has ended by now, it is.
+ */
+static bool may_not_be_durable(struct dmv *d)
+{
+	smp_rmb(); /* the tables, then the state; finish_commit() changes it after them */
+	return vdisk_engine_dirty(&d->engine);
+}
+
 static int map_data(struct dmv *d, struct bio *bio, u64 offset, const struct vdisk_map *m)
 {
 	if (bio_op(bio) == REQ_OP_DISCARD && !d->passdown) {
 		trim(bio, m->length);
 		return finished(bio);
 	}
-	/*
-	 * The pointer that led here may not be durable yet. Asking after the tables were read is
-	 * right: when the commit that changed them has ended by now, it is.
-	 */
-	if (bio->bi_opf & REQ_FUA && op_is_write(bio_op(bio)) && vdisk_engine_dirty(&d->engine))
+	if (bio->bi_opf & REQ_FUA && op_is_write(bio_op(bio)) && may_not_be_durable(d))
 		return defer_unit(d, bio, offset);
 	return remap(d, bio, m->offset, m->length);
 }

@@ -16,6 +16,8 @@
 
 #include "dm-vdisk.h"
 
+#define EVICT_AT_ONCE 4096
+
 static struct hlist_head *bucket_of(struct dmv_cache *c, u64 offset)
 {
 	return &c->buckets[hash_64(offset >> c->shift, c->bits)];
@@ -183,12 +185,23 @@ void dmv_cache_unpin(struct dmv_cache *c, struct vdisk_block *block)
 	spin_unlock(&c->lock);
 }
 
+/* In portions: a large cache takes a while, and a spinlock is held. What is pinned stays. */
+static void evict_all(struct dmv_cache *c)
+{
+	u32 gone;
+
+	do {
+		spin_lock(&c->lock);
+		gone = evict(c, EVICT_AT_ONCE, true);
+		spin_unlock(&c->lock);
+		cond_resched();
+	} while (gone == EVICT_AT_ONCE);
+}
+
 void dmv_cache_drop(struct dmv_cache *c)
 {
 	lockdep_assert_held(c->owner);
-	spin_lock(&c->lock);
-	evict(c, U32_MAX, true);
-	spin_unlock(&c->lock);
+	evict_all(c);
 }
 
 u64 dmv_cache_kib(const struct dmv_cache *c)
@@ -270,8 +283,8 @@ void dmv_cache_exit(struct dmv_cache *c)
 	spin_lock(&c->lock);
 	list_for_each_entry(b, &c->clock, clock)
 		b->pins = 0;
-	evict(c, U32_MAX, true);
 	spin_unlock(&c->lock);
+	evict_all(c);
 	rcu_barrier();
 	mempool_exit(&c->pool);
 	kvfree(c->buckets);

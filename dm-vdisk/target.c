@@ -466,6 +466,8 @@ int dmv_check_image(struct dmv *d, const struct vdisk *vd)
 		DMERR("%s: a differencing image needs feature 'parent'", dmv_name(d));
 	else if (!info->needs_parent && d->parent)
 		DMERR("%s: feature 'parent' is given, but the image has none", dmv_name(d));
+	else if (d->parent && !bdev_read_only(d->parent->bdev))
+		DMERR("%s: the parent %s is not read-only any more", dmv_name(d), d->parent->name);
 	else if (d->seen && !same_identity(d, info))
 		DMERR("%s: this is another image now (id %pUb instead of %pUb)", dmv_name(d),
 		      info->uuid, d->seen_uuid);
@@ -686,11 +688,16 @@ static struct target_type vdisk_target = {
 /* A shutdown that does not take the devices apart: commit what was written, but do not hang. */
 static int before_reboot(struct notifier_block *nb, unsigned long action, void *data)
 {
+	unsigned long deadline = jiffies + REBOOT_TIMEOUT, now;
 	struct dmv *d;
 
 	mutex_lock(&devices_lock);
 	list_for_each_entry(d, &devices, list)
-		dmv_commit_wait(d, REBOOT_TIMEOUT);
+		dmv_commit(d);
+	list_for_each_entry(d, &devices, list) {
+		now = jiffies;
+		dmv_commit_wait(d, time_before(now, deadline) ? deadline - now : 1);
+	}
 	mutex_unlock(&devices_lock);
 	return NOTIFY_DONE;
 }

@@ -158,20 +158,25 @@ static void found_bad_entry(struct vdisk_engine *e, int error, const struct vdis
 		vdisk_engine_set_mode(e, VDISK_MODE_NEEDS_CHECK);
 }
 
+static int map_now(struct vdisk_engine *e, u64 offset, u64 length, struct vdisk_map *answer)
+{
+	int ret = vdisk_image_map(e->vd, offset, length, answer);
+
+	if (ret == -EUCLEAN || ret == -EOPNOTSUPP)
+		found_bad_entry(e, ret, answer);
+	return ret;
+}
+
 static int map_fetching(struct vdisk_engine *e, u64 offset, u64 length, struct vdisk_map *answer)
 {
-	for (;;) {
-		int ret = vdisk_image_map(e->vd, offset, length, answer);
+	int ret = map_now(e, offset, length, answer);
 
-		if (!ret && answer->kind == VDISK_NEED) {
-			ret = e->ops->fetch(e, answer);
-			if (!ret)
-				continue;
-		} else if (ret == -EUCLEAN || ret == -EOPNOTSUPP) {
-			found_bad_entry(e, ret, answer);
-		}
-		return ret;
+	while (!ret && answer->kind == VDISK_NEED) {
+		ret = e->ops->fetch(e, answer);
+		if (!ret)
+			ret = map_now(e, offset, length, answer);
 	}
+	return ret;
 }
 
 int vdisk_engine_map(struct vdisk_engine *e, u64 offset, u64 length, struct vdisk_map *answer)
@@ -182,28 +187,27 @@ int vdisk_engine_map(struct vdisk_engine *e, u64 offset, u64 length, struct vdis
 	if (length > unit_bytes(e) - at)
 		length = unit_bytes(e) - at;
 	if (!u)
-		return map_fetching(e, offset, length, answer);
+		return map_now(e, offset, length, answer);
 	length = same_cover(u, at, at + length);
 	if (!is_covered(u, at / VDISK_SECTOR))
-		return map_fetching(e, offset, length, answer);
+		return map_now(e, offset, length, answer);
 	*answer = (struct vdisk_map){ VDISK_DATA, u->home + at, length, VDISK_NOWHERE };
 	return 0;
 }
 
-int vdisk_engine_find_room(struct vdisk_engine *e)
-{
-	while (!e->space.known) {
-		struct vdisk_map m = { .home = VDISK_NOWHERE };
-		int ret = e->vd->format->scan(e->vd, &e->space, &m);
+/* ---- room ---- */
 
-		if (ret == -EAGAIN)
-			ret = e->ops->fetch(e, &m);
-		else if (ret == -EUCLEAN)
-			found_bad_entry(e, ret, &m);
-		if (ret)
-			return ret;
-	}
-	return 0;
+/* Read on in the tables as far as one fetch goes. */
+static int search_step(struct vdisk_engine *e)
+{
+	struct vdisk_map m = { .home = VDISK_NOWHERE };
+	int ret = e->vd->format->scan(e->vd, &e->space, &m);
+
+	if (ret == -EAGAIN)
+		return e->ops->fetch(e, &m);
+	if (ret == -EUCLEAN)
+		found_bad_entry(e, ret, &m);
+	return ret;
 }
 
 /* ---- writes ---- */
@@ -264,44 +268,59 @@ static void write_to_unit(struct vdisk_engine *e, struct vdisk_req *req, struct 
 	start_data(e, req, u->home + inside(e, req->offset));
 }
 
-/* Room for a unit that has none. */
+/* Room for a unit that has none. The search for it has ended. */
 static int take_room(struct vdisk_engine *e, u64 *home)
 {
-	int ret = vdisk_engine_find_room(e);
+	int ret = e->vd->format->take(e->vd, &e->space, home);
 
-	if (ret)
-		return ret;
-	if (e->mode >= VDISK_MODE_NEEDS_CHECK)
-		return -EIO;
-	ret = e->no_grow ? -ENOSPC : e->vd->format->take(e->vd, &e->space, home);
 	if (ret == -ENOSPC)
 		vdisk_engine_set_mode(e, VDISK_MODE_OUT_OF_SPACE);
 	return ret;
+}
+
+/* May a unit be added to the image, or why not? */
+static int may_grow(struct vdisk_engine *e)
+{
+	if (e->mode >= VDISK_MODE_NEEDS_CHECK)
+		return -EIO;
+	if (!e->no_grow)
+		return 0;
+	vdisk_engine_set_mode(e, VDISK_MODE_OUT_OF_SPACE);
+	return -ENOSPC;
+}
+
+static void write_to_fresh_unit(struct vdisk_engine *e, struct vdisk_req *req)
+{
+	int ret = may_grow(e);
+	u64 home;
+
+	if (!ret && !e->space.known) {
+		push(&e->seeking, req);
+		return;
+	}
+	if (!ret)
+		ret = take_room(e, &home);
+	if (ret)
+		end_req(e, req, ret);
+	else
+		write_to_unit(e, req, add_unit(e, req->offset >> e->vd->unit_shift, home, true));
 }
 
 /* A write to where the tables do not say DATA: through a pending unit. */
 static void write_to_new_unit(struct vdisk_engine *e, struct vdisk_req *req,
 			      const struct vdisk_map *m)
 {
-	u64 home = VDISK_NOWHERE;
-	bool fresh;
-	int ret;
+	u64 home = m->kind == VDISK_DATA ? m->offset : m->home;
 
 	if (!e->free) {
 		push(&e->starved, req);
 		e->commit_wanted = true;
-		return;
+	} else if (home == VDISK_NOWHERE) {
+		write_to_fresh_unit(e, req);
+	} else {
+		home -= inside(e, req->offset);
+		write_to_unit(e, req, add_unit(e, req->offset >> e->vd->unit_shift, home, false));
 	}
-	if (m->kind == VDISK_DATA)
-		home = m->offset - inside(e, req->offset);
-	else if (m->home != VDISK_NOWHERE)
-		home = m->home - inside(e, req->offset);
-	fresh = home == VDISK_NOWHERE;
-	ret = fresh ? take_room(e, &home) : 0;
-	if (ret)
-		end_req(e, req, ret);
-	else
-		write_to_unit(e, req, add_unit(e, req->offset >> e->vd->unit_shift, home, fresh));
 }
 
 static void start_write(struct vdisk_engine *e, struct vdisk_req *req)
@@ -637,6 +656,21 @@ void vdisk_engine_commit(struct vdisk_engine *e)
 {
 	e->commit_wanted = e->n_pending != 0;
 	engine_step(e);
+}
+
+bool vdisk_engine_search(struct vdisk_engine *e)
+{
+	int ret;
+
+	if (!e->seeking.first)
+		return false;
+	ret = e->space.known ? 0 : search_step(e);
+	if (ret)
+		end_reqs(e, &e->seeking, -EIO);
+	else if (e->space.known)
+		move_all(&e->seeking, &e->ready);
+	engine_step(e);
+	return e->seeking.first != NULL;
 }
 
 bool vdisk_engine_dirty(const struct vdisk_engine *e)

@@ -4,7 +4,7 @@
  *
  * Events go in (vdisk_engine_submit, _done, _commit), actions come out (ops->start) and requests
  * end (ops->complete). The engine does no I/O, takes no lock and never waits, except in ops->fetch
- * and ops->pin, where the host may sleep. ONE caller at a time; the host must not call back from
+ * and ops->pin, where the host may sleep (what the engine peeked at before is not used after). ONE caller at a time; the host must not call back from
  * inside an operation: it completes an action later, from its own loop.
  *
  * What is written without a durable pointer to it lives in a PENDING UNIT: a place in the file
@@ -150,6 +150,7 @@ struct vdisk_engine {
 	struct vdisk_queue flushing; /* requests that the running commit answers */
 	struct vdisk_queue flushes;  /* those for the next */
 	struct vdisk_queue starved;  /* writes that found no free unit */
+	struct vdisk_queue seeking;  /* writes that wait for the search for room */
 	u32 link_unit, link_n;	     /* how far linking has come */
 	struct vdisk_block *dirty;
 	struct vdisk_action links[VDISK_LINK_BATCH];
@@ -182,11 +183,17 @@ bool vdisk_engine_dirty(const struct vdisk_engine *e);
  */
 bool vdisk_engine_maybe_pending(const struct vdisk_engine *e, u64 index);
 
-/* vdisk_image_map(), with the pending units laid over it: what a read must see now. */
+/*
+ * vdisk_image_map(), with the pending units laid over it: what a read must see now. One answer, and
+ * no waiting: VDISK_NEED when a block has to be fetched first. May change the mode.
+ */
 int vdisk_engine_map(struct vdisk_engine *e, u64 offset, u64 length, struct vdisk_map *answer);
 
-/* Find the room now instead of at the first allocation. May sleep. 0 or a negative errno. */
-int vdisk_engine_find_room(struct vdisk_engine *e);
+/*
+ * The first write that needs room waits until all tables have been read. One step of that search;
+ * the host calls it from its loop, between other events, while it returns true. May sleep.
+ */
+bool vdisk_engine_search(struct vdisk_engine *e);
 
 /* The only setter of the mode: never leaves it for a better one. */
 void vdisk_engine_set_mode(struct vdisk_engine *e, enum vdisk_mode mode);

@@ -64,6 +64,7 @@ int vdisk_image_open(const struct vdisk_io *io, struct vdisk_meta *meta, const c
 	vd->format = format;
 	vd->io = *io;
 	vd->meta = meta;
+	vd->granule = meta ? meta->block : VDISK_SECTOR;
 	vd->info.format = format->name;
 	vd->info.file_size = io->size;
 	ret = format->open(vd, err);

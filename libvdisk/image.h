@@ -86,6 +86,9 @@ struct vdisk {
 	struct vdisk_io io;
 	struct vdisk_meta *meta; /* the host's */
 	struct vdisk_info info;
+	/* What all devices below can read, bytes: answers that are no multiple are refused. The
+	 * metadata block, unless a host with a parent of larger blocks says more. */
+	u32 granule;
 	/* Of formats that allocate: */
 	u32 unit_shift;	 /* log2 of the bytes that get a place together; 0: the format is flat */
 	u32 head_bytes;	 /* that a new unit has in front of its home: its bitmap */
@@ -110,7 +113,7 @@ void vdisk_image_close(struct vdisk *vd);
 /*
  * One answer, and no waiting: VDISK_NEED when a block is not cached. -EINVAL for a range that is
  * empty or not inside the virtual size; -EUCLEAN when the entry points where no data can be,
- * -EOPNOTSUPP when the data there do not begin on a block that the device can read:
+ * -EOPNOTSUPP when the data there are not in whole blocks that the device can read:
  * answer->offset is then the entry's place in the file, answer->home what it says. Only reads vd:
  * any number of callers at once.
  */

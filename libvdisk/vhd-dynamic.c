@@ -343,58 +343,69 @@ static void map_unused(const struct vdisk *vd, u64 offset, u64 length, struct vd
 		answer->length = length;
 }
 
-/* How many sectors from `first` on, at most `count`, have the same bit as it. bits holds those
- * from sector `base` on, a multiple of 8. */
-static u64 same_bits(const u8 *bits, u64 base, u64 first, u64 count)
+static bool is_set(const u8 *bits, u64 bit)
 {
-	u8 byte = READ_ONCE(bits[(first - base) / 8]);
-	bool set = byte & (0x80 >> first % 8);
+	return READ_ONCE(bits[bit / 8]) & (0x80 >> bit % 8);
+}
+
+/* How many bits from `first` on, at most `count`, are `set` or not; the caller knows it of the
+ * first, whatever others do to it meanwhile. */
+static u64 same_bits(const u8 *bits, bool set, u64 first, u64 count)
+{
 	u64 n = 1;
 
 	while (n < count) {
 		u64 at = first + n;
 
-		byte = READ_ONCE(bits[(at - base) / 8]);
-		if (at % 8 == 0 && count - n >= 8 && byte == (set ? 0xff : 0)) {
+		if (at % 8 == 0 && count - n >= 8 && READ_ONCE(bits[at / 8]) == (set ? 0xff : 0))
 			n += 8;
-			continue;
-		}
-		if (!(byte & (0x80 >> at % 8)) == set)
+		else if (is_set(bits, at) == set)
+			n++;
+		else
 			break;
-		n++;
 	}
 	return n;
 }
 
-/* A block of a differencing image that has its place: its bitmap decides. The answer ends where
- * the metadata block ends that holds the bits. */
-static void map_bitmap(const struct vdisk *vd, u64 bitmap, u64 inside, u64 length,
-		       struct vdisk_map *answer)
+/*
+ * A block of a differencing image that has its place: its bitmap decides. The answer ends where
+ * the metadata block ends that holds the bits. -EOPNOTSUPP when it is shorter than what the devices
+ * can read: the image was written on one with smaller blocks.
+ */
+static int map_bitmap(const struct vdisk *vd, u64 bitmap, u64 inside, u64 length,
+		      struct vdisk_map *answer)
 {
 	u64 first = inside / VDISK_SECTOR;
 	u64 at = bitmap + first / 8;
 	u64 block = vdisk_block_of(vd->meta, at);
 	u64 from = block > bitmap ? block : bitmap; /* of the bits in this metadata block */
 	u64 base = (from - bitmap) * 8, end = (block + vd->meta->block - bitmap) * 8;
-	u64 count = length / VDISK_SECTOR;
+	u64 most = length / VDISK_SECTOR, count;
 	const u8 *data = vd->meta->peek(vd->meta, block);
 	u64 home = bitmap + vd->vhd.bitmap_bytes + inside;
+	bool set;
 
 	if (!data) {
 		need(vd, at, bitmap + vd->vhd.bitmap_bytes, answer);
-		return;
+		return 0;
 	}
-	if (count > end - first)
-		count = end - first;
+	if (most > end - first)
+		most = end - first;
 	data += from - block;
-	if (READ_ONCE(data[(first - base) / 8]) & (0x80 >> first % 8)) {
-		answer->kind = VDISK_DATA;
-		answer->offset = home;
-	} else {
-		answer->kind = VDISK_PARENT;
+	set = is_set(data, first - base);
+	count = same_bits(data, set, first - base, most);
+	if (count < most && count & (vd->granule / VDISK_SECTOR - 1)) {
+		answer->offset = at;
 		answer->home = home;
+		return -EOPNOTSUPP;
 	}
-	answer->length = same_bits(data, base, first, count) * VDISK_SECTOR;
+	answer->kind = set ? VDISK_DATA : VDISK_PARENT;
+	if (set)
+		answer->offset = home;
+	else
+		answer->home = home;
+	answer->length = count * VDISK_SECTOR;
+	return 0;
 }
 
 int vdisk_vhd_map_dynamic(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer)
@@ -421,10 +432,8 @@ int vdisk_vhd_map_dynamic(const struct vdisk *vd, u64 offset, u64 length, struct
 	}
 	if (length > left)
 		length = left;
-	if (v->differencing) {
-		map_bitmap(vd, start, inside, length, answer);
-		return 0;
-	}
+	if (v->differencing)
+		return map_bitmap(vd, start, inside, length, answer);
 	answer->kind = VDISK_DATA;
 	answer->offset = start + v->bitmap_bytes + inside;
 	answer->length = length;

@@ -172,9 +172,11 @@ static int run_request(struct host *h, struct vdisk_req *req)
 {
 	h->completed = false;
 	vdisk_engine_submit(h->engine, req);
-	while (h->first) {
+	while (vdisk_engine_search(h->engine) || h->first) {
 		struct vdisk_action *a = h->first;
 
+		if (!a)
+			continue;
 		h->first = a->next;
 		vdisk_engine_done(h->engine, a, perform(h, a));
 	}
@@ -183,12 +185,17 @@ static int run_request(struct host *h, struct vdisk_req *req)
 
 /* ---- maps ---- */
 
-int vdisk_host_map(struct host *h, u64 offset, u64 length, struct vdisk_map *answer)
+static int map_once(struct host *h, u64 offset, u64 length, struct vdisk_map *answer)
 {
 	if (h->engine)
 		return vdisk_engine_map(h->engine, offset, length, answer);
+	return vdisk_image_map(h->vd, offset, length, answer);
+}
+
+int vdisk_host_map(struct host *h, u64 offset, u64 length, struct vdisk_map *answer)
+{
 	for (;;) {
-		int ret = vdisk_image_map(h->vd, offset, length, answer);
+		int ret = map_once(h, offset, length, answer);
 
 		if (ret || answer->kind != VDISK_NEED)
 			return ret;

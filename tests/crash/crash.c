@@ -316,6 +316,18 @@ static void submit_flush(void)
 	vdisk_engine_submit(&run.engine, &op->req);
 }
 
+static int engine_map(u64 offset, struct vdisk_map *m)
+{
+	int ret;
+
+	do {
+		ret = vdisk_engine_map(&run.engine, offset, SECTOR, m);
+		if (!ret && m->kind == VDISK_NEED)
+			fetch_block(m->offset);
+	} while (!ret && m->kind == VDISK_NEED);
+	return ret;
+}
+
 /* What a read of one sector sees now. */
 static u64 read_sector(u64 sector)
 {
@@ -327,7 +339,7 @@ static u64 read_sector(u64 sector)
 	if (ret)
 		fail("map of sector %llu: %d", (unsigned long long)sector, ret);
 	if (m.kind == VDISK_NEED || (m.kind != VDISK_DATA && maybe))
-		ret = vdisk_engine_map(&run.engine, offset, SECTOR, &m);
+		ret = engine_map(offset, &m);
 	if (ret || m.kind == VDISK_NEED)
 		fail("engine's map of sector %llu: %d", (unsigned long long)sector, ret);
 	if (m.kind == VDISK_DATA)
@@ -507,13 +519,18 @@ static void tear_down(void)
 	disk_exit(&run.disk);
 }
 
+static void land_all(void)
+{
+	while (vdisk_engine_search(&run.engine) || run.n_flights)
+		if (run.n_flights)
+			land();
+}
+
 static void settle(void)
 {
-	while (run.n_flights)
-		land();
+	land_all();
 	submit_flush();
-	while (run.n_flights)
-		land();
+	land_all();
 	if (run.engine.mode != VDISK_MODE_FAIL && vdisk_engine_dirty(&run.engine))
 		fail("still dirty after a flush");
 }
@@ -528,8 +545,10 @@ static void step(void)
 		submit_write();
 	else if (what < 90)
 		submit_flush();
-	else if (what < 92)
+	else if (what < 91)
 		vdisk_engine_commit(&run.engine);
+	else if (what < 92)
+		vdisk_engine_search(&run.engine);
 	else if (what < 97)
 		read_some();
 	else
@@ -550,11 +569,9 @@ static void generations(struct made *made)
 			settle();
 		disk_cut(&run.disk, 0, i != 2, image);
 		check_cut(image, made->stamps);
-		while (run.n_flights)
-			land();
+		land_all();
 		submit_flush(); /* so that nothing waits for ever */
-		while (run.n_flights)
-			land();
+		land_all();
 		tear_down();
 		model_exit(&run.model);
 		memcpy(made->file, image, made->file_size);
