@@ -239,6 +239,14 @@ damage() {
 	ok "  suspend and resume" eval 'dmsetup suspend v && dmsetup resume v'
 	is "$(field v 1)" needs_check "  do not heal it"
 	dmsetup remove v
+	create v damaged
+	said >/dev/null
+	run random_write /dev/mapper/v 600 1
+	is "$status" 1 "the search for room comes across it"
+	like "$(said)" "table entry at offset $(cat "$share/damaged.entry") of the file cannot point to [1-9][0-9]{0,15}:" \
+		"  the log names it and what it says"
+	is "$(field v 1)" needs_check "  mode needs_check"
+	dmsetup remove v
 }
 
 # The disk below is a device of its own, so that it can break and mend.
