@@ -239,6 +239,34 @@ nested() {
 	ntfsmap close d
 }
 
+# /dev/vdb is a copy of /dev/vda, as dd makes one, with another parent in the same place.
+copied() {
+	ntfsmap open -q /dev/vdb:/dyn.vhd e >/dev/null
+	dd if=/dev/urandom of=/dev/mapper/e bs=512K oflag=direct status=none 2>/dev/null
+	ntfsmap close e
+	ntfsmap cat -q /dev/vdb:/other.vhd >/tmp/copied.raw
+	ok 'a copy of the disk, with another parent' test "$(hash_of /tmp/copied.raw)" != "$(hash_of "$d/other.raw")"
+	exits 0 '  open a chain' ntfsmap open -q /dev/vda:/other.vhd d
+	exits 0 'and the same files of a copy of the disk' ntfsmap open /dev/vdb:/other.vhd e
+	unlike "$err" shared '  which shares no parent'
+	reads d other '  the first reads its own parent'
+	cmp -s /tmp/copied.raw <(read_direct /dev/mapper/e)
+	result $? '  and the copy its own'
+	exits 0 '  verify' ntfsmap verify e
+	is "$(devices)" 'd d-base1 e e-base1' '  each has its base'
+	dmsetup table e | sed "s/ parent [0-9:]* / parent $(dmsetup info -c --noheadings -o major,minor d-base1) /" >/tmp/table
+	dmsetup load e </tmp/table && dmsetup resume e
+	exits 6 'a parent on the copy: verify' ntfsmap verify e
+	like "$err" 'a copy of the volume on /dev/vdb' '  says so'
+	ntfsmap close d e
+	exits 0 'open it through a loop device' losetup -r /dev/loop20 /dev/vda
+	ntfsmap open -q /dev/vda:/other.vhd d >/dev/null
+	exits 0 '  as the parent of another' ntfsmap open --readonly /dev/loop20:/mid.vhd e
+	like "$err" 'dyn.vhd is open already as d-base1' '  shares the base: it is the same disk'
+	ntfsmap close d e
+	losetup -d /dev/loop20
+}
+
 # Killed at each ioctl: all of the chain or nothing, after the next command at the latest.
 killed() {
 	local n status bad=0 runs=0
@@ -282,6 +310,7 @@ if in_machine; then
 	chain
 	duplicates
 	in_use
+	copied
 	named
 	plain_files
 	killed
@@ -346,8 +375,9 @@ put tight tight.vhd
 put lab lab.vhd
 f file /labchild.vhd "$(stat -c %s "$d/labchild.vhd")" runs=1 fill=stdin <"$d/labchild.vhd"
 f file /raw 64K runs=1 fill=zero
+cp --sparse=always "$img" "$T/copy.img"
 guest_tests -t 600 -n -s "$T/share" -d "$img"
-guest_tests -t 900 -s "$T/share" -d "$img"
+guest_tests -t 900 -s "$T/share" -d "$img" -d "$T/copy.img"
 
 ntfscat "$img" /fs.vhd >"$T/after.vhd"
 ok 'qemu-img takes what was written' qemu-img convert -f vpc -O raw "$T/after.vhd" "$T/after.raw"
