@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "chain.h"
+#include "holder.h"
 #include "layout.h"
 #include "safety.h"
 #include "sleep.h"
@@ -180,6 +181,23 @@ static int look_at_users(struct image *img, const struct request *req, struct fa
 	look_at_mounts(img, facts);
 	look_at_overlap(img, req, facts);
 	return DONE;
+}
+
+/* Programs that keep to locks would not notice that we write to the file below them. */
+static void look_at_holders(const struct image *img, const struct request *req, struct facts *facts)
+{
+	char *holder;
+
+	if (img->src.kind != SOURCE_FILE || req->readonly || req->as_static)
+		return;
+	holder = holder_lock(img->fd, req->except_loop);
+	holder_unlock(img->fd);
+	if (holder)
+		add(facts, "in-use", BUSY, "%s has the file: end that first", holder);
+	else
+		ok(facts, "in-use",
+		   "no other program has locked it, and no loop device is over it");
+	free(holder);
 }
 
 static void look_at_kind(const struct ntfs_file *f, struct facts *facts)
@@ -373,6 +391,7 @@ int safety_look(struct image *img, const struct request *req, struct facts *fact
 		look_at_file(img->file, req, facts);
 	else if (!img->vol)
 		ok(facts, "kind", img->where.is_block ? "a block device" : "a regular file");
+	look_at_holders(img, req, facts);
 	return DONE;
 }
 

@@ -225,6 +225,7 @@ static int reload_mapping(const struct dm_device *d, const struct mapping *m,
 	req.readonly = d->readonly;
 	req.format = m->format;
 	req.except = d->name;
+	req.except_loop = m->table_dev;
 	req.base = m->base;
 	req.live = dm_is_vdisk(d) ? d : NULL;
 	req.devices = &all;

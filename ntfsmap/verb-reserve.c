@@ -17,12 +17,11 @@
 #include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "loop.h"
+#include "holder.h"
 #include "verb.h"
 
 #define FOOTER	   512
@@ -115,28 +114,13 @@ static int open_file(struct job *job)
 	return DONE;
 }
 
-static int refuse_busy(const struct job *job, const char *by)
-{
-	return fail(BUSY, "%s is in use by %s: end that first", job->path, by);
-}
-
-/* flock() is between us and util-linux; the other kind of lock is qemu's. */
 static int lock_file(const struct job *job)
 {
-	struct flock all = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	struct stat st;
-	char *loop;
-	int code;
+	char *holder = holder_lock(job->fd, 0);
+	int code =
+		holder ? fail(BUSY, "%s is in use by %s: end that first", job->path, holder) : DONE;
 
-	if (flock(job->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-		return refuse_busy(job, "another program (it holds a lock)");
-	if (fcntl(job->fd, F_OFD_SETLK, &all) && (errno == EAGAIN || errno == EACCES))
-		return refuse_busy(job, "another program (it holds a lock, as qemu does)");
-	if (fstat(job->fd, &st))
-		return fail_errno(errno, "%s", job->path);
-	loop = loop_over(&st);
-	code = loop ? refuse_busy(job, loop) : DONE;
-	free(loop);
+	free(holder);
 	return code;
 }
 

@@ -194,8 +194,15 @@ plain_files() {
 	reads d top '  its contents are right'
 	exits 0 '  verify' ntfsmap verify d
 	exits 5 '  reserve refuses while it is open' ntfsmap reserve /tmp/top.vhd 1M
+	exits 0 '  reload' ntfsmap reload d
 	exits 0 '  close' ntfsmap close d
 	is "$(losetup -n -l | grep -c /tmp/)" 0 '  no loop device is left'
+	losetup /dev/loop20 /tmp/top.vhd
+	exits 5 'a file that a loop device has' ntfsmap open /tmp/top.vhd d
+	like "$err" '/dev/loop20 has the file' '  says which'
+	exits 0 '  may be read' ntfsmap open -q --readonly /tmp/top.vhd d
+	ntfsmap close d
+	losetup -d /dev/loop20
 }
 
 # Room that was made on the volume while it was mounted is room on the sleeping one.

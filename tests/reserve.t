@@ -140,11 +140,17 @@ refusals() {
 	exec 5<r.vhd
 	flock -s 5
 	refused 5 'in use by' 'a file that somebody has locked' r.vhd 1M
+	exits 5 '  check says so, too' "$ntfsmap" check ./r.vhd
+	like "$out" 'busy +in-use +another program' '  and why'
+	exits 0 '  reading is no matter' "$ntfsmap" check --readonly ./r.vhd
 	exec 5<&-
 	qemu-io -f vpc -c 'sleep 3000' r.vhd >/dev/null 2>&1 &
 	sleep 1
 	refused 5 'in use by' 'a file that qemu has open' r.vhd 1M
+	exits 5 '  table refuses it, too' "$ntfsmap" table ./r.vhd
+	like "$err" 'as qemu does' '  says who'
 	wait
+	exits 0 '  and takes it afterwards' "$ntfsmap" table ./r.vhd
 	if [ "$(id -u)" = 0 ] && type -P setpriv >/dev/null; then
 		chmod 755 "$T"
 		cp "$ntfsmap" "$T/ntfsmap"
