@@ -9,6 +9,9 @@
  *   footer    to the new end; durable. Both are there
  *   old one   zeroed, as it is inside the new room now
  *
+ * That is as good as the file system's own word. NTFS has no journal under ntfs-3g: after a power
+ * cut while the file grows it may need chkdsk before the file can be read.
+ *
  * What the file would look like is asked of libvdisk before anything is written: struct future is
  * the file with its new length, with the footer at its end or without.
  */
@@ -218,6 +221,22 @@ static int read_footer(struct job *job)
 	return ret;
 }
 
+/* A footer may be lost because the file was cut short, and blocks with it: longer, the file would
+ * have zeros in their place, and nothing would tell. */
+static int check_end(const struct job *job, struct vdisk *vd)
+{
+	int ret = vdisk_info(vd)->footer_lost ? vdisk_check(vd, NULL, NULL) : 0;
+
+	if (ret < 0)
+		return fail_tables(job, ret);
+	if (ret)
+		return fail(DAMAGED,
+			    "%s: its footer is lost, and %d entries of its tables point where no "
+			    "data are: it was cut short, and `ntfsmap check` says what is missing",
+			    job->path, ret);
+	return DONE;
+}
+
 static int look_at_image(struct job *job)
 {
 	const struct vdisk_info *info;
@@ -225,7 +244,7 @@ static int look_at_image(struct job *job)
 	struct vdisk *vd;
 	char words[512];
 	bool differs;
-	int ret = vdisk_file_io(job->fd, &job->io);
+	int code, ret = vdisk_file_io(job->fd, &job->io);
 
 	job->io.write = NULL;
 	if (!ret)
@@ -242,11 +261,14 @@ static int look_at_image(struct job *job)
 	job->future = (struct future){ .fd = job->fd, .now = info->file_size };
 	if (info->block_size)
 		job->total = (info->virtual_size + info->block_size - 1) / info->block_size;
-	ret = strcmp(info->format, "vhd") || !info->block_size;
-	vdisk_close(vd);
-	if (ret)
-		return fail(REFUSED, "%s is no dynamic or differencing VHD: nothing in it can grow",
+	if (strcmp(info->format, "vhd") || !info->block_size)
+		code = fail(REFUSED, "%s is no dynamic or differencing VHD: nothing in it can grow",
 			    job->path);
+	else
+		code = check_end(job, vd);
+	vdisk_close(vd);
+	if (code)
+		return code;
 	ret = read_footer(job);
 	if (ret)
 		return fail_errno(-ret, "%s: cannot read its footer", job->path);
@@ -339,10 +361,12 @@ static int sync_file(const struct job *job)
 static int grow(const struct job *job)
 {
 	const struct future *f = &job->future;
-	int error = posix_fallocate(job->fd, (off_t)f->now, (off_t)(f->size - f->now));
+	int error;
 
-	if (!error && needs_writing(job->fd))
+	if (needs_writing(job->fd)) /* ntfs-3g would write all of it to allocate it, too */
 		error = write_zeros(job, f->now, f->size);
+	else
+		error = posix_fallocate(job->fd, (off_t)f->now, (off_t)(f->size - f->now));
 	if (!error)
 		error = sync_file(job);
 	if (!error)

@@ -134,6 +134,9 @@ refusals() {
 	cp r.vhd bat.vhd
 	printf '\0\0\0\0' | dd of=bat.vhd bs=1 seek="$(sed -n 's/^table_at=//p' facts)" conv=notrunc status=none
 	refused 6 'tables are damaged' 'a damaged table' bat.vhd 1M
+	cp r.vhd short.vhd
+	truncate -s -100000 short.vhd
+	refused 6 'cut short' 'an image that was cut short, and its last block with it' short.vhd 1M
 	volume 32M
 	f file /r.vhd "$(stat -c %s r.vhd)" runs=2 fill=stdin <r.vhd
 	refused 2 'mount the volume read-write' 'a file on a volume that is not mounted' "$img:/r.vhd" 1M
