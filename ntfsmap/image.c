@@ -133,6 +133,15 @@ const struct vdisk_extents *image_extents(const struct image *img)
 	return img->file ? &img->file->extents : &img->whole;
 }
 
+int64_t image_modified(const struct image *img)
+{
+	struct stat st;
+
+	if (img->file)
+		return img->file->modified;
+	return img->fd < 0 || fstat(img->fd, &st) || !S_ISREG(st.st_mode) ? 0 : st.st_mtime;
+}
+
 struct ending {
 	const char *suffix;
 	const char *format; /* that such a name promises */

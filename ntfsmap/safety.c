@@ -262,7 +262,7 @@ static void look_at_attributes(const struct ntfs_file *f, const struct request *
 	if (f->file_flags & FILE_READONLY && !req->readonly)
 		liftable(objection(facts, "readonly",
 				   "it is marked read-only in Windows, as the "
-				   "parents of other images are"),
+				   "parents of other images should be"),
 			 WORD_READONLY, req);
 }
 

@@ -157,16 +157,36 @@ damage() {
 	tried 2 'comes back to' '  in plain files' "$d/b.vhd"
 
 	cp "$d/base.vhd" "$d/old.vhd" && cp "$d/base.raw" "$d/old.raw"
-	vhd young of=old seed=15 'parent_path=.\old.vhd'
+	touch -d '2021-05-06 07:08:09 UTC' "$d/old.vhd"
+	vhd young of=old seed=15 'parent_path=.\old.vhd' parent_time=$((1620284889 - 946684800))
 	run "$ntfsmap" table --concise t "$d/young.vhd"
 	unlike "$err" 'was changed after' 'a parent of the right age'
+	touch -d '2021-05-06 07:08:11 UTC' "$d/old.vhd"
+	run "$ntfsmap" table --concise t "$d/young.vhd"
+	unlike "$err" 'was changed after' '  give or take two seconds'
 	"$mkvhd" patch "$d/old.vhd" time=0x11111111
 	"$mkvhd" patch "$d/old.vhd" at=start time=0x11111111
+	touch -d '2021-05-06 07:08:09 UTC' "$d/old.vhd"
+	run "$ntfsmap" table --concise t "$d/young.vhd"
+	unlike "$err" 'was changed after' '  when it was made is another matter'
+	touch -d '2021-05-06 07:08:12 UTC' "$d/old.vhd"
 	run "$ntfsmap" table --concise t "$d/young.vhd"
 	is "$status" 0 'a parent that was changed'
 	like "$err" 'warning: .*old.vhd was changed after' '  is a warning'
 	like "$("$ntfsmap" check "$d/young.vhd")" 'warn +parent ' '  check shows it'
 	is "$("$ntfsmap" info --json "$d/young.vhd" | perl -MJSON::PP -0777 -ne 'print 0 + decode_json($_)->{parents}[0]{stale}')" 1 '  info too'
+	vhd unknown of=old seed=16 'parent_path=.\old.vhd' parent_time=0
+	run "$ntfsmap" table --concise t "$d/unknown.vhd"
+	unlike "$err" 'was changed after' '  but not where the child does not know'
+	put old /aged.vhd
+	vhd aging of=old seed=17 'parent_path=.\aged.vhd' parent_time=$(($(date +%s) - 946684800))
+	put aging /aging.vhd
+	f mtime /aged.vhd "$(date +%s)"
+	run "$ntfsmap" table --concise t "$img:/aging.vhd"
+	unlike "$err" 'was changed after' 'on NTFS: a parent of the right age'
+	f mtime /aged.vhd $(($(date +%s) - 1000))
+	run "$ntfsmap" table --concise t "$img:/aging.vhd"
+	like "$err" 'warning: .*aged.vhd was changed after' '  a parent that was changed'
 }
 
 # A chain that is one image too long.
