@@ -93,7 +93,9 @@ static int attach_loops(struct image *img, bool readonly)
 		code = through_loop(img, readonly);
 		if (!code && img->users.claimed)
 			note("%s is mounted on %s: going through a loop device, at about twice the "
-			     "cost; `ntfsmap host` makes a view that can be mounted instead",
+			     "cost, and while this is open nobody must mount the volume "
+			     "read-write, which nothing prevents; `ntfsmap host` makes a view that "
+			     "can be mounted instead",
 			     img->where.path, img->users.mount_point);
 	}
 	return code;

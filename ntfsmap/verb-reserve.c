@@ -21,10 +21,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "blk.h"
 #include "holder.h"
+#include "users.h"
 #include "verb.h"
 
 #define FOOTER	   512
@@ -124,6 +127,48 @@ static int lock_file(const struct job *job)
 		holder ? fail(BUSY, "%s is in use by %s: end that first", job->path, holder) : DONE;
 
 	free(holder);
+	return code;
+}
+
+/* NTFS remembers how far a file was written, and what lies behind that mark cannot be mapped. */
+static bool needs_writing(int fd)
+{
+	struct statfs fs;
+
+	return fstatfs(fd, &fs) || fs.f_type == FUSE_SUPER_MAGIC || fs.f_type == NTFS_MAGIC ||
+	       fs.f_type == NTFS3;
+}
+
+/* A volume that was mounted read-only may have been opened through a loop device, and mounted
+ * read-write since. What grows then may take clusters that have been written from below. */
+static int check_volume(const struct job *job)
+{
+	struct users users = { 0 };
+	struct stat st;
+	struct where at = { .is_block = true };
+	char *node, *sectors;
+	int code = DONE;
+
+	if (!needs_writing(job->fd) || fstat(job->fd, &st) || !major(st.st_dev))
+		return DONE;
+	at.rdev = st.st_dev;
+	at.path = node = blk_node(st.st_dev);
+	sectors = blk_attr(st.st_dev, "size");
+	at.sectors = sectors ? strtoull(sectors, NULL, 10) : 0;
+	if (node)
+		code = users_find(&at, NULL, NULL, &users);
+	if (!code && (users.writer || users.reader))
+		code = fail(REFUSED,
+			    "%s is on %s, and %s maps clusters of that volume: close it first",
+			    job->path, node, users.writer ? users.writer : users.reader);
+	else if (!code && users.perhaps)
+		code = fail(REFUSED,
+			    "%s is on %s, which a device-mapper device uses, and only root can see "
+			    "how: run this as root",
+			    job->path, node);
+	users_free(&users);
+	free(node);
+	free(sectors);
 	return code;
 }
 
@@ -343,15 +388,6 @@ static int write_zeros(const struct job *job, uint64_t from, uint64_t end)
 	return error;
 }
 
-/* NTFS remembers how far a file was written, and what lies behind that mark cannot be mapped. */
-static bool needs_writing(int fd)
-{
-	struct statfs fs;
-
-	return fstatfs(fd, &fs) || fs.f_type == FUSE_SUPER_MAGIC || fs.f_type == NTFS_MAGIC ||
-	       fs.f_type == NTFS3;
-}
-
 static int sync_file(const struct job *job)
 {
 	return fsync(job->fd) ? errno : 0;
@@ -432,6 +468,8 @@ int verb_reserve(int argc, char **argv, const struct options *opt)
 		code = open_file(&job);
 	if (!code)
 		code = lock_file(&job);
+	if (!code)
+		code = check_volume(&job);
 	if (!code)
 		code = look_at_image(&job);
 	if (!code)

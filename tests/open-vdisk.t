@@ -212,8 +212,15 @@ reserved() {
 	exits 2 'reserve on a volume that is mounted read-only' ntfsmap reserve /mnt/w/mid.vhd 1M
 	exits 0 'open a chain on it' ntfsmap open /mnt/w/top.vhd d
 	like "$err" 'going through a loop device' '  goes through a loop device'
+	like "$err" 'nobody must mount the volume read-write' '  and says what that means'
 	is "$(losetup -n -l | grep -c /dev/vda)" 1 '  one for all of them'
 	reads d top '  its contents are right'
+	umount /mnt/w
+	ntfs-3g /dev/vda /mnt/w
+	exits 2 '  reserve on the volume, mounted read-write meanwhile' ntfsmap reserve /mnt/w/tight.vhd all
+	like "$err" '/dev/mapper/d[^ ]* maps clusters of that volume' '  says who uses it'
+	umount /mnt/w
+	ntfs-3g -o ro /dev/vda /mnt/w
 	exits 0 '  close' ntfsmap close d
 	is "$(losetup -n -l | grep -c /dev/vda)" 0 '  no loop device is left'
 	umount /mnt/w
