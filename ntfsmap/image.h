@@ -49,6 +49,10 @@ int image_probe(struct image *img, const char *format);
 /* Where the file lies, in sectors. */
 const struct vdisk_extents *image_extents(const struct image *img);
 
+/* What UUIDs call a file on NTFS: "SERIAL-RECORD-SEQUENCE-STREAM-"; NULL for others. The caller
+ * frees. */
+char *image_id(const struct image *img);
+
 /* When its file was modified last, in seconds since 1970, UTC; 0: not known. */
 int64_t image_modified(const struct image *img);
 

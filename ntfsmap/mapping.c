@@ -33,17 +33,16 @@ char *mapping_uuid(const struct image *img, const char *name, bool base)
 {
 	const char *ours = base ? DM_BASE : DM_OURS;
 	char *format = text_copy(vdisk_info(img->vd)->format);
-	const struct ntfs_file *f = img->file;
+	char *file = image_id(img);
 	char *uuid;
 
 	upper(format);
-	if (f)
-		uuid = text("%s%s-%016" PRIX64 "-%" PRIx64 "-%x-%x-%s", ours, format,
-			    img->vol->serial, f->record, f->sequence, ntfs_stream_hash(f->stream),
-			    name);
+	if (file)
+		uuid = text("%s%s-%s%s", ours, format, file, name);
 	else
 		uuid = text("%s%s-%s-%s", ours, format,
 			    img->src.kind == SOURCE_FILE ? "FILE" : "DEVICE", name);
+	free(file);
 	free(format);
 	return uuid;
 }

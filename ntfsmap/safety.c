@@ -171,11 +171,13 @@ static void look_at_overlap(const struct image *img, const struct request *req, 
 static int look_at_users(struct image *img, const struct request *req, struct facts *facts)
 {
 	bool good = !img->file || img->file->runs == RUNS_GOOD;
+	char *self = image_id(img);
 	int code;
 
 	users_free(&img->users);
 	code = users_find(&img->where, good && image_extents(img)->n ? image_extents(img) : NULL,
-			  req->except, &img->users);
+			  self, req->except, &img->users);
+	free(self);
 	if (code)
 		return code;
 	look_at_mounts(img, facts);

@@ -301,7 +301,7 @@ static int refuse_claimed_view(const struct volume *vol)
 {
 	struct where at = { vol->device, true, vol->rdev, vol->device_bytes / 512 };
 	struct users users;
-	int code = users_find(&at, NULL, NULL, &users);
+	int code = users_find(&at, NULL, NULL, NULL, &users);
 
 	if (!code && users.claimed)
 		code = fail(BUSY, "%s is mounted on %s: unmount it, make the view, mount the view",

@@ -156,7 +156,7 @@ static int check_volume(const struct job *job)
 	sectors = blk_attr(st.st_dev, "size");
 	at.sectors = sectors ? strtoull(sectors, NULL, 10) : 0;
 	if (node)
-		code = users_find(&at, NULL, NULL, &users);
+		code = users_find(&at, NULL, NULL, NULL, &users);
 	if (!code && (users.writer || users.reader))
 		code = fail(REFUSED,
 			    "%s is on %s, and %s maps clusters of that volume: close it first",
