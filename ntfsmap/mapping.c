@@ -175,7 +175,7 @@ static bool is_base_of(const struct dm_device *d, const struct image *img)
 	struct mapping m;
 	bool same;
 
-	if (!d->live || !d->readonly || !mapping_of(d, &m))
+	if (!d->live || !d->readonly || d->deferred || !mapping_of(d, &m))
 		return false;
 	same = m.base && maps_file(&m, img) && dm_plan_of(d, &live);
 	if (same) {

@@ -92,6 +92,16 @@ chain() {
 	reads e other '  and serves'
 	exits 0 'close the second' ntfsmap close e
 	is "$(devices)" '' '  it goes with the last child'
+	ntfsmap open -q /dev/vda:/top.vhd d >/dev/null
+	ntfsmap open -q /dev/vda:/other.vhd e >/dev/null
+	ntfsmap close d
+	ntfsmap open -q /dev/vda:/mid.vhd r --readonly >/dev/null
+	dmsetup rename r d-base1
+	exits 0 'a name of a base that is taken' ntfsmap open -q /dev/vda:/top.vhd d
+	reads d top '  its contents are right'
+	is "$(devices)" 'd d-base1 d-base2 d-base3 e' '  the next one that is free'
+	ntfsmap close d d-base1 e
+	is "$(devices)" '' '  all of them go'
 	exits 0 'open --readonly' ntfsmap open -q --readonly /dev/vda:/top.vhd d
 	reads d top '  its contents are right'
 	is "$(blockdev --getro /dev/mapper/d)" 1 '  is read-only'
@@ -121,7 +131,12 @@ in_use() {
 	exits 5 'close while in use' ntfsmap close d
 	exits 0 'close --deferred' ntfsmap close --deferred d
 	is "$(devices)" 'd d-base1 d-base2' '  all are there while it is used'
+	exits 0 '  another child meanwhile' ntfsmap open /dev/vda:/other.vhd e
+	unlike "$err" shared '  shares no base that is going'
 	exec 5<&-
+	for _ in $(seq 50); do [ "$(devices)" != 'e e-base1' ] || break; sleep 0.1; done
+	reads e other '  and keeps its own'
+	ntfsmap close e
 	for _ in $(seq 50); do [ -n "$(devices)" ] || break; sleep 0.1; done
 	is "$(devices)" '' '  and gone afterwards, the bases too'
 	ntfsmap open -q /dev/vda:/top.vhd d >/dev/null
