@@ -127,7 +127,9 @@ static json_t *room_json(const struct dm_device *d, const struct mapping *m, con
 	struct image img;
 	bool known = false;
 
-	if (*s->room != '-' || d->readonly)
+	if (d->readonly)
+		return json_null();
+	if (*s->room != '-')
 		return number_json(s->room, 512);
 	msg_hush(true);
 	if (!mapping_open_image(m, &img)) {

@@ -75,6 +75,7 @@ on_ntfs() {
 	run "$ntfsmap" table -q --concise t "$img:/dir/top.vhd"
 	is "$status" 0 'table --concise'
 	is "$(wc -l <"$T/out")" 1 '  one line'
+	like "$("$ntfsmap" table --concise t "$img:/dir/top.vhd" 2>&1 >/dev/null)" 'make the devices at once' '  for use at once'
 	tr ';' '\n' <"$T/out" >"$T/devices"
 	is "$(cut -d, -f1,4 "$T/devices" | xargs)" 't-base2,ro t-base1,ro t,rw' '  parents first, read-only'
 	is "$(grep -Ec '^t-base[12],NTFSMAP-BASE-VHD-[0-9A-F]{16}-[0-9a-f]+-[0-9a-f]+-0-t-base[12],' "$T/devices")" 2 \
@@ -216,6 +217,17 @@ plain_files() {
 	like "$out" '^t-base1,[^,]*,,ro,0 8192 linear [^ ]* 0;t,' '  as linear'
 }
 
+# What dmsetup's parser of --concise takes away leaves what device-mapper takes a path for.
+concise() {
+	local odd="$T/a,b;c d\\e.vhd"
+	cp "$d/base.vhd" "$odd"
+	run "$ntfsmap" table -q --concise t "$odd"
+	is "$status" 0 'a file with an odd name: table --concise'
+	like "$out" '/a\\,b\\;c\\\\ d\\\\\\\\e\.vhd ' '  comma, semicolon and backslash are escaped'
+	run "$ntfsmap" table -q "$odd"
+	like "$out" '/a,b;c\\ d\\\\e\.vhd ' '  and a plain table has its own escapes only'
+}
+
 # map against the model: all that is zero in it may be zero, all else is where map says.
 map_is_right() {
 	"$ntfsmap" map --json "$1" >"$T/map"
@@ -287,6 +299,7 @@ locators
 cases
 damage
 plain_files
+concise
 maps
 unsafe_parent
 long

@@ -40,6 +40,7 @@ dynamic() {
 	like "$err" '/dev/mapper/d already maps' '  and told who was first'
 	exits 0 '  a reader is not' ntfsmap open -q --readonly /dev/vda:/dyn.vhd e
 	is "$(blockdev --getro /dev/mapper/e)$(ntfsmap status --json e | json '{mode}')" 1ro '  it is read-only'
+	is "$(ntfsmap status --json e | json '{room}')" null '  and has no room to tell'
 	ntfsmap close e
 	exits 5 '  the name is taken' ntfsmap open /dev/vda:/dyn.vhd d
 	exits 0 '  close' ntfsmap close d
