@@ -82,7 +82,8 @@ struct vdisk_info {
 	uint64_t current_size; /* Current Size */
 	uint32_t time_stamp;   /* seconds since the year 2000, UTC */
 	uint8_t parent_uuid[16];
-	uint32_t parent_time_stamp; /* when the parent was changed last, as the child knows it */
+	/* when the parent's file was modified last, as the child knows it; 0: it does not */
+	uint32_t parent_time_stamp;
 	int footer_lost;  /* only the copy at the start of the file is good: no room is taken */
 	int copy_lost;	  /* only the footer at the end is good: other programs refuse that */
 	int copy_differs; /* footer and copy are both good and do not say the same */
@@ -180,13 +181,13 @@ int vdisk_parent_locator(struct vdisk *vd, unsigned int n, struct vdisk_locator 
 
 /*
  * Give a differencing image its parent, which stays the caller's and must outlive it. -EUCLEAN
- * (with err) when its unique id is not the one that the child names. *stale (may be NULL) is set
- * when the parent was changed after the child was made, by its time stamp. -ELOOP: parent is vd,
- * its chain is longer than VDISK_CHAIN_MAX, or vd has a parent already.
+ * (with err) when its unique id is not the one that the child names. -ELOOP: parent is vd, its
+ * chain is longer than VDISK_CHAIN_MAX, or vd has a parent already. Whether the parent was changed
+ * meanwhile tells parent_time_stamp.
  */
 #define VDISK_CHAIN_MAX 32
 
-int vdisk_set_parent(struct vdisk *vd, struct vdisk *parent, int *stale, struct vdisk_error *err);
+int vdisk_set_parent(struct vdisk *vd, struct vdisk *parent, struct vdisk_error *err);
 
 /* The parent that was set, or NULL. */
 struct vdisk *vdisk_parent(const struct vdisk *vd);

@@ -31,14 +31,43 @@ static int make(const struct image *img, const char *name, bool base, struct mad
 	return code;
 }
 
+static bool is_taken(const struct dm_devices *all, const struct made *made, const char *name)
+{
+	for (size_t i = 0; i < all->n; i++)
+		if (!strcmp(all->v[i].name, name))
+			return true;
+	for (size_t i = 0; i < made->n; i++)
+		if (!strcmp(made->names[i], name))
+			return true;
+	return false;
+}
+
+/* NAME may have been opened before with other parents, which others share now. */
+static char *free_base_name(const struct dm_devices *all, const struct made *made, const char *name,
+			    unsigned int depth)
+{
+	char *own = base_name(name, depth);
+
+	while (is_taken(all, made, own)) {
+		free(own);
+		own = base_name(name, ++depth);
+	}
+	return own;
+}
+
 /* The device of a parent: one that is open already, or a new one. */
 static int make_base(const struct dm_devices *all, const struct image *img, const char *name,
-		     struct made *made, dev_t *dev)
+		     unsigned int depth, struct made *made, dev_t *dev)
 {
 	const struct dm_device *open = mapping_find_base(all, img);
 
-	if (!open)
-		return make(img, name, true, made, dev);
+	if (!open) {
+		char *own = free_base_name(all, made, name, depth);
+		int code = make(img, own, true, made, dev);
+
+		free(own);
+		return code;
+	}
 	note("%s is open already as %s, which is shared", img->name, open->name);
 	*dev = open->dev;
 	return DONE;
@@ -48,22 +77,16 @@ static int make_base(const struct dm_devices *all, const struct image *img, cons
 static int make_chain(const struct dm_devices *all, struct image *img, const char *name,
 		      unsigned int depth, struct made *made, dev_t *dev)
 {
-	char *own;
-	int code;
-
 	if (img->parent && img->plan.format) {
 		dev_t parent;
-
-		code = make_chain(all, img->parent, name, depth + 1, made, &parent);
+		int code = make_chain(all, img->parent, name, depth + 1, made, &parent);
 		if (code)
 			return code;
 		free(img->plan.parent);
 		img->plan.parent = text("%u:%u", major(parent), minor(parent));
 	}
-	own = base_name(name, depth);
-	code = depth ? make_base(all, img, own, made, dev) : make(img, own, false, made, dev);
-	free(own);
-	return code;
+	return depth ? make_base(all, img, name, depth, made, dev)
+		     : make(img, name, false, made, dev);
 }
 
 int bases_create(struct image *img, const char *name)

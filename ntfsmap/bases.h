@@ -11,7 +11,8 @@ char *base_name(const char *name, unsigned int depth);
 
 /*
  * Make the devices of a chain that layout_chain() has laid out, parents first. A parent that is
- * open already as the parent of another image is shared. All or nothing.
+ * open already as the parent of another image is shared, and where a base's name is taken it gets
+ * the next one that is free. All or nothing.
  */
 int bases_create(struct image *img, const char *name);
 

@@ -8,6 +8,9 @@
 #include "mapping.h"
 #include "msg.h"
 
+#define YEAR_2000 946684800 /* in seconds since 1970 */
+#define TOLERANCE 2
+
 /* The search for one parent, over the locators of its child. */
 struct search {
 	struct image *root;  /* of the chain */
@@ -26,18 +29,27 @@ static int check_loop(const struct image *root, const struct image *parent)
 	return DONE;
 }
 
+/* The child remembers when its parent's file was modified last ("Parent Time Stamp"). FAT, where
+ * either may have been, has times of two seconds. */
+static bool is_stale(const struct image *child, const struct image *parent)
+{
+	int64_t known = vdisk_info(child->vd)->parent_time_stamp;
+	int64_t modified = image_modified(parent);
+
+	return known && modified && llabs(known + YEAR_2000 - modified) > TOLERANCE;
+}
+
 /* Is this the parent? Its unique id has to be the one that the child names. */
 static int join(struct image *child, struct image *parent, const char *format)
 {
 	struct vdisk_error err = { 0 };
-	int stale = 0, ret;
-	int code = image_probe(parent, format);
+	int code = image_probe(parent, format), ret;
 	char words[512];
 
 	if (code)
 		return code;
-	ret = vdisk_set_parent(child->vd, parent->vd, &stale, &err);
-	child->stale = stale;
+	ret = vdisk_set_parent(child->vd, parent->vd, &err);
+	child->stale = is_stale(child, parent);
 	if (ret == -ELOOP)
 		return fail(REFUSED, "%s: a chain has at most %d images", child->name,
 			    VDISK_CHAIN_MAX);

@@ -173,6 +173,7 @@ static int read_device(struct dm_task *t, const char *name, struct dm_device *d)
 		d->readonly = info.read_only;
 		d->suspended = info.suspended;
 		d->live = info.live_table;
+		d->deferred = info.deferred_remove;
 		take_table(t, &d->lines, &d->n);
 		if (d->n)
 			d->sectors = d->lines[d->n - 1].start + d->lines[d->n - 1].count;
@@ -460,7 +461,9 @@ int dm_remove(const char *name, bool deferred)
 	if (t)
 		dm_task_destroy(t);
 	dm_lib_release();
-	return error ? fail_task(error, "cannot close", name) : DONE;
+	if (!error || error == ENXIO) /* gone meanwhile is gone */
+		return DONE;
+	return fail_task(error, "cannot close", name);
 }
 
 static char *append(char *list, char *item)

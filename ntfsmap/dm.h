@@ -23,6 +23,7 @@ struct dm_device {
 	dev_t dev;
 	int open_count;
 	bool readonly, suspended, live; /* live: has a table */
+	bool deferred;			/* goes when its last user does */
 	uint64_t sectors;
 	struct dm_line *lines;
 	size_t n;

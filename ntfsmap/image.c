@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,6 +132,24 @@ int image_open_record(const char *device, uint64_t record, uint16_t sequence, ui
 const struct vdisk_extents *image_extents(const struct image *img)
 {
 	return img->file ? &img->file->extents : &img->whole;
+}
+
+char *image_id(const struct image *img)
+{
+	const struct ntfs_file *f = img->file;
+
+	return f ? text("%016" PRIX64 "-%" PRIx64 "-%x-%x-", img->vol->serial, f->record,
+			f->sequence, ntfs_stream_hash(f->stream))
+		 : NULL;
+}
+
+int64_t image_modified(const struct image *img)
+{
+	struct stat st;
+
+	if (img->file)
+		return img->file->modified;
+	return img->fd < 0 || fstat(img->fd, &st) || !S_ISREG(st.st_mode) ? 0 : st.st_mtime;
 }
 
 struct ending {

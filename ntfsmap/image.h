@@ -23,7 +23,7 @@ struct image {
 	struct users users;	    /* after safety_look(): who else uses the file's place */
 	/* a differencing image, after chain_open(); owned */
 	struct image *parent;
-	bool stale; /* the parent was changed after this image was made */
+	bool stale; /* the parent's file was modified after this image was made */
 	/* for tables */
 	char *device;	  /* how one names where the extents are */
 	int loop;	  /* keeps a loop device that open made until device-mapper has it */
@@ -48,6 +48,13 @@ int image_probe(struct image *img, const char *format);
 
 /* Where the file lies, in sectors. */
 const struct vdisk_extents *image_extents(const struct image *img);
+
+/* What UUIDs call a file on NTFS: "SERIAL-RECORD-SEQUENCE-STREAM-"; NULL for others. The caller
+ * frees. */
+char *image_id(const struct image *img);
+
+/* When its file was modified last, in seconds since 1970, UTC; 0: not known. */
+int64_t image_modified(const struct image *img);
 
 /* Are both the same file or device? */
 bool image_same(const struct image *a, const struct image *b);

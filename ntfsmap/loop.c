@@ -117,14 +117,14 @@ int loop_attach(const char *file, bool readonly, int *fd, char **path)
 	return code;
 }
 
-static bool is_over(const char *name, const struct stat *file)
+static bool is_over(const char *name, const struct stat *file, dev_t except)
 {
 	char *path = text("/dev/%s", name), *backing = NULL;
 	struct stat st;
 	bool is = false;
 	dev_t dev;
 
-	if (blk_dev_of(path, &dev))
+	if (blk_dev_of(path, &dev) && dev != except)
 		backing = blk_attr(dev, "loop/backing_file");
 	if (backing)
 		is = !stat(backing, &st) && st.st_dev == file->st_dev && st.st_ino == file->st_ino;
@@ -133,14 +133,14 @@ static bool is_over(const char *name, const struct stat *file)
 	return is;
 }
 
-char *loop_over(const struct stat *file)
+char *loop_over(const struct stat *file, dev_t except)
 {
 	DIR *dir = opendir("/sys/block");
 	char *found = NULL;
 	struct dirent *d;
 
 	while (dir && !found && (d = readdir(dir)))
-		if (!strncmp(d->d_name, "loop", 4) && is_over(d->d_name, file))
+		if (!strncmp(d->d_name, "loop", 4) && is_over(d->d_name, file, except))
 			found = text("/dev/%s", d->d_name);
 	if (dir)
 		closedir(dir);

@@ -13,8 +13,8 @@
  */
 int loop_attach(const char *file, bool readonly, int *fd, char **path);
 
-/* A loop device over this file, "/dev/loop0", or NULL. The caller frees. */
-char *loop_over(const struct stat *file);
+/* A loop device over this file other than except, "/dev/loop0", or NULL. The caller frees. */
+char *loop_over(const struct stat *file, dev_t except);
 
 /* Let a loop device see that its file became longer. */
 int loop_refresh_size(const char *path);

@@ -33,17 +33,16 @@ char *mapping_uuid(const struct image *img, const char *name, bool base)
 {
 	const char *ours = base ? DM_BASE : DM_OURS;
 	char *format = text_copy(vdisk_info(img->vd)->format);
-	const struct ntfs_file *f = img->file;
+	char *file = image_id(img);
 	char *uuid;
 
 	upper(format);
-	if (f)
-		uuid = text("%s%s-%016" PRIX64 "-%" PRIx64 "-%x-%x-%s", ours, format,
-			    img->vol->serial, f->record, f->sequence, ntfs_stream_hash(f->stream),
-			    name);
+	if (file)
+		uuid = text("%s%s-%s%s", ours, format, file, name);
 	else
 		uuid = text("%s%s-%s-%s", ours, format,
 			    img->src.kind == SOURCE_FILE ? "FILE" : "DEVICE", name);
+	free(file);
 	free(format);
 	return uuid;
 }
@@ -138,20 +137,36 @@ void mapping_free(struct mapping *m)
 	*m = (struct mapping){ 0 };
 }
 
-/* Does the mapping name the file that img is? */
+/* Are both paths the same block device or the same file? */
+static bool same_node(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	if (!a || !b || stat(a, &x) || stat(b, &y))
+		return false;
+	return S_ISBLK(x.st_mode) ? S_ISBLK(y.st_mode) && x.st_rdev == y.st_rdev
+				  : x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+bool mapping_same_place(const struct mapping *m, const struct image *img)
+{
+	char *below = img->where.is_block ? device_below(img->where.rdev) : NULL;
+	bool same = same_node(m->device, below ? below : img->where.path);
+
+	free(below);
+	return same;
+}
+
+/* Does the mapping name the file that img is? A copy of a disk has its serial numbers, too. */
 static bool maps_file(const struct mapping *m, const struct image *img)
 {
-	struct stat a, b;
-
-	if (m->kind == MAPPING_NTFS)
-		return img->file && m->serial == img->vol->serial &&
-		       m->record == img->file->record && m->sequence == img->file->sequence &&
-		       m->stream_hash == ntfs_stream_hash(img->file->stream);
-	if (m->kind == MAPPING_HOST || img->file || !m->device || stat(m->device, &a) ||
-	    stat(img->src.device, &b))
+	if (m->kind == MAPPING_HOST || (m->kind == MAPPING_NTFS) != (img->file != NULL))
 		return false;
-	return S_ISBLK(a.st_mode) ? a.st_rdev == b.st_rdev
-				  : a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+	if (img->file && (m->serial != img->vol->serial || m->record != img->file->record ||
+			  m->sequence != img->file->sequence ||
+			  m->stream_hash != ntfs_stream_hash(img->file->stream)))
+		return false;
+	return mapping_same_place(m, img);
 }
 
 static bool is_base_of(const struct dm_device *d, const struct image *img)
@@ -160,7 +175,7 @@ static bool is_base_of(const struct dm_device *d, const struct image *img)
 	struct mapping m;
 	bool same;
 
-	if (!d->live || !d->readonly || !mapping_of(d, &m))
+	if (!d->live || !d->readonly || d->deferred || !mapping_of(d, &m))
 		return false;
 	same = m.base && maps_file(&m, img) && dm_plan_of(d, &live);
 	if (same) {

@@ -37,6 +37,9 @@ char *mapping_host_uuid(const struct volume *vol, const char *name);
 bool mapping_of(const struct dm_device *d, struct mapping *m);
 void mapping_free(struct mapping *m);
 
+/* Does the mapping lie on the device or file that the volume or image img is on? */
+bool mapping_same_place(const struct mapping *m, const struct image *img);
+
 /* An open base that maps the file of img as img->plan has it, or NULL. */
 const struct dm_device *mapping_find_base(const struct dm_devices *all, const struct image *img);
 

@@ -328,6 +328,7 @@ static void load_inode(struct ntfs_file *f)
 	f->record = ni->mft_no;
 	f->sequence = le16_to_cpu(ni->mrec->sequence_number);
 	f->file_flags = le32_to_cpu(ni->flags);
+	f->modified = ntfs2timespec(ni->last_data_change_time).tv_sec;
 	f->links = le16_to_cpu(ni->mrec->link_count);
 	f->directory = ni->mrec->flags & MFT_RECORD_IS_DIRECTORY;
 	f->reparse_tag = read_reparse_tag(ni);

@@ -49,6 +49,7 @@ struct ntfs_file {
 	uint64_t record;    /* of the MFT */
 	uint16_t sequence;
 	uint32_t file_flags; /* FILE_ATTR_*, from $STANDARD_INFORMATION */
+	int64_t modified;    /* its data, in seconds since 1970, UTC */
 	uint16_t links;
 	bool directory;
 	bool extend;	      /* below $Extend, by any of its names */

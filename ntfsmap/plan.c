@@ -139,14 +139,26 @@ void plan_target(const struct plan *plan, size_t i, struct plan_target *t)
 	}
 }
 
-bool plan_print(const struct plan *plan, FILE *f, const char *separator)
+static void print_params(const char *params, FILE *f, bool concise)
 {
+	for (const char *p = params; *p; p++) {
+		if (concise && strchr("\\,;", *p))
+			fputc('\\', f);
+		fputc(*p, f);
+	}
+}
+
+bool plan_print(const struct plan *plan, FILE *f, bool concise)
+{
+	const char *separator = concise ? "," : "\n";
+
 	for (size_t i = 0; i < plan_targets(plan); i++) {
 		struct plan_target t;
 
 		plan_target(plan, i, &t);
-		fprintf(f, "%s%" PRIu64 " %" PRIu64 " %s%s%s", i ? separator : "", t.start, t.count,
-			t.type, *t.params ? " " : "", t.params);
+		fprintf(f, "%s%" PRIu64 " %" PRIu64 " %s%s", i ? separator : "", t.start, t.count,
+			t.type, *t.params ? " " : "");
+		print_params(t.params, f, concise);
 		free(t.params);
 	}
 	return !ferror(f);

@@ -74,8 +74,9 @@ void plan_target(const struct plan *plan, size_t i, struct plan_target *target);
 /* The arguments of its longest line. */
 size_t plan_words(const struct plan *plan);
 
-/* One line each, or with commas between them as --concise has it. Returns false when f fails. */
-bool plan_print(const struct plan *plan, FILE *f, const char *separator);
+/* One line each; concise: as `dmsetup create --concise` has them, with commas between them and a
+ * backslash before what means something there. Returns false when f fails. */
+bool plan_print(const struct plan *plan, FILE *f, bool concise);
 
 void plan_free(struct plan *plan);
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "chain.h"
+#include "holder.h"
 #include "layout.h"
 #include "safety.h"
 #include "sleep.h"
@@ -170,16 +171,35 @@ static void look_at_overlap(const struct image *img, const struct request *req, 
 static int look_at_users(struct image *img, const struct request *req, struct facts *facts)
 {
 	bool good = !img->file || img->file->runs == RUNS_GOOD;
+	char *self = image_id(img);
 	int code;
 
 	users_free(&img->users);
 	code = users_find(&img->where, good && image_extents(img)->n ? image_extents(img) : NULL,
-			  req->except, &img->users);
+			  self, req->except, &img->users);
+	free(self);
 	if (code)
 		return code;
 	look_at_mounts(img, facts);
 	look_at_overlap(img, req, facts);
 	return DONE;
+}
+
+/* Programs that keep to locks would not notice that we write to the file below them. */
+static void look_at_holders(const struct image *img, const struct request *req, struct facts *facts)
+{
+	char *holder;
+
+	if (img->src.kind != SOURCE_FILE || req->readonly || req->as_static)
+		return;
+	holder = holder_lock(img->fd, req->except_loop);
+	holder_unlock(img->fd);
+	if (holder)
+		add(facts, "in-use", BUSY, "%s has the file: end that first", holder);
+	else
+		ok(facts, "in-use",
+		   "no other program has locked it, and no loop device is over it");
+	free(holder);
 }
 
 static void look_at_kind(const struct ntfs_file *f, struct facts *facts)
@@ -244,7 +264,7 @@ static void look_at_attributes(const struct ntfs_file *f, const struct request *
 	if (f->file_flags & FILE_READONLY && !req->readonly)
 		liftable(objection(facts, "readonly",
 				   "it is marked read-only in Windows, as the "
-				   "parents of other images are"),
+				   "parents of other images should be"),
 			 WORD_READONLY, req);
 }
 
@@ -373,6 +393,7 @@ int safety_look(struct image *img, const struct request *req, struct facts *fact
 		look_at_file(img->file, req, facts);
 	else if (!img->vol)
 		ok(facts, "kind", img->where.is_block ? "a block device" : "a regular file");
+	look_at_holders(img, req, facts);
 	return DONE;
 }
 

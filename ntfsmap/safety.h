@@ -16,6 +16,7 @@ struct request {
 	const char *parent; /* the SOURCE that names the first parent, or NULL */
 	const char *format;
 	const char *except; /* a mapping that does not count: the one reloaded */
+	dev_t except_loop;  /* and the loop device that it may go through */
 	/* reload and verify: the device and all others; its parents are those that it has now */
 	const struct dm_device *live;
 	const struct dm_devices *devices;

@@ -353,7 +353,32 @@ static void set_once(char **slot, char *value)
 		*slot = value;
 }
 
-static void find_mappings(struct search *s, const char *except, struct users *u)
+/* Does a --static mapping, which has no devices for the parents, read the file as one? The UUID
+ * names the child. Where it names no file, only what can be an image as a whole cannot be a
+ * parent. */
+static bool reads_as_parent(const struct dm_device *d, const char *self)
+{
+	static const char vhd[] = DM_OURS "VHD-";
+	const char *file = d->uuid + strlen(vhd);
+
+	if (strncmp(d->uuid, vhd, strlen(vhd)) || dm_is_vdisk(d))
+		return false;
+	return self ? strncmp(file, self, strlen(self)) : d->n > 1;
+}
+
+static void set_reader(struct users *u, const struct dm_device *d, const char *self)
+{
+	bool parent = dm_is_base(d) || reads_as_parent(d, self);
+
+	if (parent && !u->base) { /* it counts for more than others */
+		free(u->reader);
+		u->reader = NULL;
+	}
+	u->base |= parent;
+	set_once(&u->reader, text("/dev/mapper/%s", d->name));
+}
+
+static void find_mappings(struct search *s, const char *self, const char *except, struct users *u)
 {
 	for (size_t i = 0; i < s->dms.n; i++) {
 		const struct dm_device *d = &s->dms.v[i];
@@ -366,8 +391,10 @@ static void find_mappings(struct search *s, const char *except, struct users *u)
 			continue; /* a view of the whole volume, made to live beside us */
 		if (!device_claims(s, d))
 			continue;
-		set_once(d->readonly ? &u->reader : &u->writer, text("/dev/mapper/%s", d->name));
-		u->base |= d->readonly && dm_is_base(d);
+		if (d->readonly)
+			set_reader(u, d, self);
+		else
+			set_once(&u->writer, text("/dev/mapper/%s", d->name));
 	}
 }
 
@@ -458,8 +485,8 @@ static bool is_held(const struct where *at)
 	return false;
 }
 
-int users_find(const struct where *at, const struct vdisk_extents *extents, const char *except,
-	       struct users *u)
+int users_find(const struct where *at, const struct vdisk_extents *extents, const char *self,
+	       const char *except, struct users *u)
 {
 	struct search s = { 0 };
 	int code = DONE;
@@ -472,7 +499,7 @@ int users_find(const struct where *at, const struct vdisk_extents *extents, cons
 	if (code)
 		return code;
 	learn_ours(&s, at, extents);
-	find_mappings(&s, except, u);
+	find_mappings(&s, self, except, u);
 	find_mounts(&s, at, u);
 	if (at->is_block && !u->claimed)
 		u->held = is_held(at);

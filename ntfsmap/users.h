@@ -23,7 +23,7 @@ struct users {
 	bool held;	  /* somebody else holds it exclusively */
 	char *writer;	  /* who maps some of the sectors read-write, or NULL */
 	char *reader;	  /* who maps some of them read-only */
-	bool base;	  /* then: as the parent of open images, which writing would destroy */
+	bool base;	  /* then: as a parent of what is open, which writing would destroy */
 };
 
 /* The device or regular file that the volume or image is on. */
@@ -36,10 +36,11 @@ struct where {
 
 /*
  * Find out for these extents of the device (sectors; NULL: all of it). The mapping called except
- * (may be NULL) does not count.
+ * (may be NULL) does not count. self is what UUIDs of ours have between format and name for the
+ * file; NULL: they do not name it.
  */
-int users_find(const struct where *at, const struct vdisk_extents *extents, const char *except,
-	       struct users *u);
+int users_find(const struct where *at, const struct vdisk_extents *extents, const char *self,
+	       const char *except, struct users *u);
 void users_free(struct users *u);
 
 #endif

@@ -127,7 +127,9 @@ static json_t *room_json(const struct dm_device *d, const struct mapping *m, con
 	struct image img;
 	bool known = false;
 
-	if (*s->room != '-' || d->readonly)
+	if (d->readonly)
+		return json_null();
+	if (*s->room != '-')
 		return number_json(s->room, 512);
 	msg_hush(true);
 	if (!mapping_open_image(m, &img)) {
@@ -360,6 +362,25 @@ static int compare(const struct dm_device *d, struct image *img)
 	return code;
 }
 
+/* A copy of the child's volume has the same files in the same places: the tables do not differ. */
+static int compare_volume(const struct dm_device *base, const struct image *img,
+			  const struct image *child)
+{
+	struct mapping m;
+	int code = DONE;
+
+	if (!base || !img->file || !child->file || img->vol->serial != child->vol->serial ||
+	    !mapping_of(base, &m))
+		return DONE;
+	if (!mapping_same_place(&m, child))
+		code = fail(DAMAGED,
+			    "%s: the parent is on %s, a copy of the volume on %s that %s is on: "
+			    "unless --parent named it, close both at once",
+			    base->name, m.device ? m.device : "?", child->where.path, child->name);
+	mapping_free(&m);
+	return code;
+}
+
 static int verify_chain(const struct dm_device *d, const struct dm_devices *all,
 			const struct mapping *m, struct image *img)
 {
@@ -374,8 +395,12 @@ static int verify_chain(const struct dm_device *d, const struct dm_devices *all,
 		code = image_probe(img, m->format);
 	if (!code)
 		code = live ? chain_open_live(img, d, all) : chain_open(img, NULL);
-	for (size_t depth = 0; img && !code; img = live ? img->parent : NULL)
-		code = compare(chain_device(d, all, depth++), img);
+	for (size_t depth = 0; img && !code; depth++) {
+		code = compare(chain_device(d, all, depth), img);
+		if (!code && live && img->parent)
+			code = compare_volume(chain_device(d, all, depth + 1), img->parent, img);
+		img = live ? img->parent : NULL;
+	}
 	return code;
 }
 

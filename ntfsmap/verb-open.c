@@ -93,7 +93,9 @@ static int attach_loops(struct image *img, bool readonly)
 		code = through_loop(img, readonly);
 		if (!code && img->users.claimed)
 			note("%s is mounted on %s: going through a loop device, at about twice the "
-			     "cost; `ntfsmap host` makes a view that can be mounted instead",
+			     "cost, and while this is open nobody must mount the volume "
+			     "read-write, which nothing prevents; `ntfsmap host` makes a view that "
+			     "can be mounted instead",
 			     img->where.path, img->users.mount_point);
 	}
 	return code;
@@ -225,6 +227,7 @@ static int reload_mapping(const struct dm_device *d, const struct mapping *m,
 	req.readonly = d->readonly;
 	req.format = m->format;
 	req.except = d->name;
+	req.except_loop = m->table_dev;
 	req.base = m->base;
 	req.live = dm_is_vdisk(d) ? d : NULL;
 	req.devices = &all;
@@ -298,7 +301,7 @@ static int refuse_claimed_view(const struct volume *vol)
 {
 	struct where at = { vol->device, true, vol->rdev, vol->device_bytes / 512 };
 	struct users users;
-	int code = users_find(&at, NULL, NULL, &users);
+	int code = users_find(&at, NULL, NULL, NULL, &users);
 
 	if (!code && users.claimed)
 		code = fail(BUSY, "%s is mounted on %s: unmount it, make the view, mount the view",

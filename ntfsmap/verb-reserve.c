@@ -9,6 +9,9 @@
  *   footer    to the new end; durable. Both are there
  *   old one   zeroed, as it is inside the new room now
  *
+ * That is as good as the file system's own word. NTFS has no journal under ntfs-3g: after a power
+ * cut while the file grows it may need chkdsk before the file can be read.
+ *
  * What the file would look like is asked of libvdisk before anything is written: struct future is
  * the file with its new length, with the footer at its end or without.
  */
@@ -17,12 +20,14 @@
 #include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "loop.h"
+#include "blk.h"
+#include "holder.h"
+#include "users.h"
 #include "verb.h"
 
 #define FOOTER	   512
@@ -115,28 +120,55 @@ static int open_file(struct job *job)
 	return DONE;
 }
 
-static int refuse_busy(const struct job *job, const char *by)
-{
-	return fail(BUSY, "%s is in use by %s: end that first", job->path, by);
-}
-
-/* flock() is between us and util-linux; the other kind of lock is qemu's. */
 static int lock_file(const struct job *job)
 {
-	struct flock all = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	struct stat st;
-	char *loop;
-	int code;
+	char *holder = holder_lock(job->fd, 0);
+	int code =
+		holder ? fail(BUSY, "%s is in use by %s: end that first", job->path, holder) : DONE;
 
-	if (flock(job->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-		return refuse_busy(job, "another program (it holds a lock)");
-	if (fcntl(job->fd, F_OFD_SETLK, &all) && (errno == EAGAIN || errno == EACCES))
-		return refuse_busy(job, "another program (it holds a lock, as qemu does)");
-	if (fstat(job->fd, &st))
-		return fail_errno(errno, "%s", job->path);
-	loop = loop_over(&st);
-	code = loop ? refuse_busy(job, loop) : DONE;
-	free(loop);
+	free(holder);
+	return code;
+}
+
+/* NTFS remembers how far a file was written, and what lies behind that mark cannot be mapped. */
+static bool needs_writing(int fd)
+{
+	struct statfs fs;
+
+	return fstatfs(fd, &fs) || fs.f_type == FUSE_SUPER_MAGIC || fs.f_type == NTFS_MAGIC ||
+	       fs.f_type == NTFS3;
+}
+
+/* A volume that was mounted read-only may have been opened through a loop device, and mounted
+ * read-write since. What grows then may take clusters that have been written from below. */
+static int check_volume(const struct job *job)
+{
+	struct users users = { 0 };
+	struct stat st;
+	struct where at = { .is_block = true };
+	char *node, *sectors;
+	int code = DONE;
+
+	if (!needs_writing(job->fd) || fstat(job->fd, &st) || !major(st.st_dev))
+		return DONE;
+	at.rdev = st.st_dev;
+	at.path = node = blk_node(st.st_dev);
+	sectors = blk_attr(st.st_dev, "size");
+	at.sectors = sectors ? strtoull(sectors, NULL, 10) : 0;
+	if (node)
+		code = users_find(&at, NULL, NULL, NULL, &users);
+	if (!code && (users.writer || users.reader))
+		code = fail(REFUSED,
+			    "%s is on %s, and %s maps clusters of that volume: close it first",
+			    job->path, node, users.writer ? users.writer : users.reader);
+	else if (!code && users.perhaps)
+		code = fail(REFUSED,
+			    "%s is on %s, which a device-mapper device uses, and only root can see "
+			    "how: run this as root",
+			    job->path, node);
+	users_free(&users);
+	free(node);
+	free(sectors);
 	return code;
 }
 
@@ -234,6 +266,22 @@ static int read_footer(struct job *job)
 	return ret;
 }
 
+/* A footer may be lost because the file was cut short, and blocks with it: longer, the file would
+ * have zeros in their place, and nothing would tell. */
+static int check_end(const struct job *job, struct vdisk *vd)
+{
+	int ret = vdisk_info(vd)->footer_lost ? vdisk_check(vd, NULL, NULL) : 0;
+
+	if (ret < 0)
+		return fail_tables(job, ret);
+	if (ret)
+		return fail(DAMAGED,
+			    "%s: its footer is lost, and %d entries of its tables point where no "
+			    "data are: it was cut short, and `ntfsmap check` says what is missing",
+			    job->path, ret);
+	return DONE;
+}
+
 static int look_at_image(struct job *job)
 {
 	const struct vdisk_info *info;
@@ -241,7 +289,7 @@ static int look_at_image(struct job *job)
 	struct vdisk *vd;
 	char words[512];
 	bool differs;
-	int ret = vdisk_file_io(job->fd, &job->io);
+	int code, ret = vdisk_file_io(job->fd, &job->io);
 
 	job->io.write = NULL;
 	if (!ret)
@@ -258,11 +306,14 @@ static int look_at_image(struct job *job)
 	job->future = (struct future){ .fd = job->fd, .now = info->file_size };
 	if (info->block_size)
 		job->total = (info->virtual_size + info->block_size - 1) / info->block_size;
-	ret = strcmp(info->format, "vhd") || !info->block_size;
-	vdisk_close(vd);
-	if (ret)
-		return fail(REFUSED, "%s is no dynamic or differencing VHD: nothing in it can grow",
+	if (strcmp(info->format, "vhd") || !info->block_size)
+		code = fail(REFUSED, "%s is no dynamic or differencing VHD: nothing in it can grow",
 			    job->path);
+	else
+		code = check_end(job, vd);
+	vdisk_close(vd);
+	if (code)
+		return code;
 	ret = read_footer(job);
 	if (ret)
 		return fail_errno(-ret, "%s: cannot read its footer", job->path);
@@ -337,15 +388,6 @@ static int write_zeros(const struct job *job, uint64_t from, uint64_t end)
 	return error;
 }
 
-/* NTFS remembers how far a file was written, and what lies behind that mark cannot be mapped. */
-static bool needs_writing(int fd)
-{
-	struct statfs fs;
-
-	return fstatfs(fd, &fs) || fs.f_type == FUSE_SUPER_MAGIC || fs.f_type == NTFS_MAGIC ||
-	       fs.f_type == NTFS3;
-}
-
 static int sync_file(const struct job *job)
 {
 	return fsync(job->fd) ? errno : 0;
@@ -355,10 +397,12 @@ static int sync_file(const struct job *job)
 static int grow(const struct job *job)
 {
 	const struct future *f = &job->future;
-	int error = posix_fallocate(job->fd, (off_t)f->now, (off_t)(f->size - f->now));
+	int error;
 
-	if (!error && needs_writing(job->fd))
+	if (needs_writing(job->fd)) /* ntfs-3g would write all of it to allocate it, too */
 		error = write_zeros(job, f->now, f->size);
+	else
+		error = posix_fallocate(job->fd, (off_t)f->now, (off_t)(f->size - f->now));
 	if (!error)
 		error = sync_file(job);
 	if (!error)
@@ -424,6 +468,8 @@ int verb_reserve(int argc, char **argv, const struct options *opt)
 		code = open_file(&job);
 	if (!code)
 		code = lock_file(&job);
+	if (!code)
+		code = check_volume(&job);
 	if (!code)
 		code = look_at_image(&job);
 	if (!code)

@@ -138,7 +138,7 @@ static bool print_concise(struct image *img, FILE *f, const char *name, unsigned
 		free(parent);
 	}
 	fprintf(f, "%s,%s,,%s,", own, uuid, img->plan.readonly ? "ro" : "rw");
-	good = plan_print(&img->plan, f, ",");
+	good = plan_print(&img->plan, f, true);
 	free(uuid);
 	free(own);
 	return good;
@@ -165,7 +165,7 @@ static int print_table(struct image *img, const char *name)
 
 	if (!f)
 		return fail_errno(errno, "cannot print the table");
-	good = name ? print_chain(img, f, name, 0) : plan_print(&img->plan, f, "\n");
+	good = name ? print_chain(img, f, name, 0) : plan_print(&img->plan, f, false);
 	fputc('\n', f);
 	good = !ferror(f) && good;
 	good = !fclose(f) && good;
@@ -207,6 +207,10 @@ static int check_printable(const struct image *img, const char *name)
 			    "%s has a parent, so it takes several devices: ntfsmap table --concise "
 			    "NAME SOURCE | dmsetup create --concise, or ntfsmap open SOURCE NAME",
 			    img->name);
+	if (img->parent)
+		note("make the devices at once: until they are there, nothing keeps a parent from "
+		     "being opened read-write, which would destroy %s",
+		     img->name);
 	for (; img; img = img->parent) {
 		if (img->users.claimed)
 			return refuse_claimed(img);

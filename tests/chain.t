@@ -75,6 +75,7 @@ on_ntfs() {
 	run "$ntfsmap" table -q --concise t "$img:/dir/top.vhd"
 	is "$status" 0 'table --concise'
 	is "$(wc -l <"$T/out")" 1 '  one line'
+	like "$("$ntfsmap" table --concise t "$img:/dir/top.vhd" 2>&1 >/dev/null)" 'make the devices at once' '  for use at once'
 	tr ';' '\n' <"$T/out" >"$T/devices"
 	is "$(cut -d, -f1,4 "$T/devices" | xargs)" 't-base2,ro t-base1,ro t,rw' '  parents first, read-only'
 	is "$(grep -Ec '^t-base[12],NTFSMAP-BASE-VHD-[0-9A-F]{16}-[0-9a-f]+-[0-9a-f]+-0-t-base[12],' "$T/devices")" 2 \
@@ -157,16 +158,36 @@ damage() {
 	tried 2 'comes back to' '  in plain files' "$d/b.vhd"
 
 	cp "$d/base.vhd" "$d/old.vhd" && cp "$d/base.raw" "$d/old.raw"
-	vhd young of=old seed=15 'parent_path=.\old.vhd'
+	touch -d '2021-05-06 07:08:09 UTC' "$d/old.vhd"
+	vhd young of=old seed=15 'parent_path=.\old.vhd' parent_time=$((1620284889 - 946684800))
 	run "$ntfsmap" table --concise t "$d/young.vhd"
 	unlike "$err" 'was changed after' 'a parent of the right age'
+	touch -d '2021-05-06 07:08:11 UTC' "$d/old.vhd"
+	run "$ntfsmap" table --concise t "$d/young.vhd"
+	unlike "$err" 'was changed after' '  give or take two seconds'
 	"$mkvhd" patch "$d/old.vhd" time=0x11111111
 	"$mkvhd" patch "$d/old.vhd" at=start time=0x11111111
+	touch -d '2021-05-06 07:08:09 UTC' "$d/old.vhd"
+	run "$ntfsmap" table --concise t "$d/young.vhd"
+	unlike "$err" 'was changed after' '  when it was made is another matter'
+	touch -d '2021-05-06 07:08:12 UTC' "$d/old.vhd"
 	run "$ntfsmap" table --concise t "$d/young.vhd"
 	is "$status" 0 'a parent that was changed'
 	like "$err" 'warning: .*old.vhd was changed after' '  is a warning'
 	like "$("$ntfsmap" check "$d/young.vhd")" 'warn +parent ' '  check shows it'
 	is "$("$ntfsmap" info --json "$d/young.vhd" | perl -MJSON::PP -0777 -ne 'print 0 + decode_json($_)->{parents}[0]{stale}')" 1 '  info too'
+	vhd unknown of=old seed=16 'parent_path=.\old.vhd' parent_time=0
+	run "$ntfsmap" table --concise t "$d/unknown.vhd"
+	unlike "$err" 'was changed after' '  but not where the child does not know'
+	put old /aged.vhd
+	vhd aging of=old seed=17 'parent_path=.\aged.vhd' parent_time=$(($(date +%s) - 946684800))
+	put aging /aging.vhd
+	f mtime /aged.vhd "$(date +%s)"
+	run "$ntfsmap" table --concise t "$img:/aging.vhd"
+	unlike "$err" 'was changed after' 'on NTFS: a parent of the right age'
+	f mtime /aged.vhd $(($(date +%s) - 1000))
+	run "$ntfsmap" table --concise t "$img:/aging.vhd"
+	like "$err" 'warning: .*aged.vhd was changed after' '  a parent that was changed'
 }
 
 # A chain that is one image too long.
@@ -194,6 +215,17 @@ plain_files() {
 	reads onfixed "$d/onfixed.vhd" 'a fixed VHD is a parent'
 	run "$ntfsmap" table -q --concise t "$d/onfixed.vhd"
 	like "$out" '^t-base1,[^,]*,,ro,0 8192 linear [^ ]* 0;t,' '  as linear'
+}
+
+# What dmsetup's parser of --concise takes away leaves what device-mapper takes a path for.
+concise() {
+	local odd="$T/a,b;c d\\e.vhd"
+	cp "$d/base.vhd" "$odd"
+	run "$ntfsmap" table -q --concise t "$odd"
+	is "$status" 0 'a file with an odd name: table --concise'
+	like "$out" '/a\\,b\\;c\\\\ d\\\\\\\\e\.vhd ' '  comma, semicolon and backslash are escaped'
+	run "$ntfsmap" table -q "$odd"
+	like "$out" '/a,b;c\\ d\\\\e\.vhd ' '  and a plain table has its own escapes only'
 }
 
 # map against the model: all that is zero in it may be zero, all else is where map says.
@@ -267,6 +299,7 @@ locators
 cases
 damage
 plain_files
+concise
 maps
 unsafe_parent
 long

@@ -40,6 +40,7 @@ dynamic() {
 	like "$err" '/dev/mapper/d already maps' '  and told who was first'
 	exits 0 '  a reader is not' ntfsmap open -q --readonly /dev/vda:/dyn.vhd e
 	is "$(blockdev --getro /dev/mapper/e)$(ntfsmap status --json e | json '{mode}')" 1ro '  it is read-only'
+	is "$(ntfsmap status --json e | json '{room}')" null '  and has no room to tell'
 	ntfsmap close e
 	exits 5 '  the name is taken' ntfsmap open /dev/vda:/dyn.vhd d
 	exits 0 '  close' ntfsmap close d
@@ -92,6 +93,16 @@ chain() {
 	reads e other '  and serves'
 	exits 0 'close the second' ntfsmap close e
 	is "$(devices)" '' '  it goes with the last child'
+	ntfsmap open -q /dev/vda:/top.vhd d >/dev/null
+	ntfsmap open -q /dev/vda:/other.vhd e >/dev/null
+	ntfsmap close d
+	ntfsmap open -q /dev/vda:/mid.vhd r --readonly >/dev/null
+	dmsetup rename r d-base1
+	exits 0 'a name of a base that is taken' ntfsmap open -q /dev/vda:/top.vhd d
+	reads d top '  its contents are right'
+	is "$(devices)" 'd d-base1 d-base2 d-base3 e' '  the next one that is free'
+	ntfsmap close d d-base1 e
+	is "$(devices)" '' '  all of them go'
 	exits 0 'open --readonly' ntfsmap open -q --readonly /dev/vda:/top.vhd d
 	reads d top '  its contents are right'
 	is "$(blockdev --getro /dev/mapper/d)" 1 '  is read-only'
@@ -121,7 +132,12 @@ in_use() {
 	exits 5 'close while in use' ntfsmap close d
 	exits 0 'close --deferred' ntfsmap close --deferred d
 	is "$(devices)" 'd d-base1 d-base2' '  all are there while it is used'
+	exits 0 '  another child meanwhile' ntfsmap open /dev/vda:/other.vhd e
+	unlike "$err" shared '  shares no base that is going'
 	exec 5<&-
+	for _ in $(seq 50); do [ "$(devices)" != 'e e-base1' ] || break; sleep 0.1; done
+	reads e other '  and keeps its own'
+	ntfsmap close e
 	for _ in $(seq 50); do [ -n "$(devices)" ] || break; sleep 0.1; done
 	is "$(devices)" '' '  and gone afterwards, the bases too'
 	ntfsmap open -q /dev/vda:/top.vhd d >/dev/null
@@ -194,8 +210,15 @@ plain_files() {
 	reads d top '  its contents are right'
 	exits 0 '  verify' ntfsmap verify d
 	exits 5 '  reserve refuses while it is open' ntfsmap reserve /tmp/top.vhd 1M
+	exits 0 '  reload' ntfsmap reload d
 	exits 0 '  close' ntfsmap close d
 	is "$(losetup -n -l | grep -c /tmp/)" 0 '  no loop device is left'
+	losetup /dev/loop20 /tmp/top.vhd
+	exits 5 'a file that a loop device has' ntfsmap open /tmp/top.vhd d
+	like "$err" '/dev/loop20 has the file' '  says which'
+	exits 0 '  may be read' ntfsmap open -q --readonly /tmp/top.vhd d
+	ntfsmap close d
+	losetup -d /dev/loop20
 }
 
 # Room that was made on the volume while it was mounted is room on the sleeping one.
@@ -205,8 +228,15 @@ reserved() {
 	exits 2 'reserve on a volume that is mounted read-only' ntfsmap reserve /mnt/w/mid.vhd 1M
 	exits 0 'open a chain on it' ntfsmap open /mnt/w/top.vhd d
 	like "$err" 'going through a loop device' '  goes through a loop device'
+	like "$err" 'nobody must mount the volume read-write' '  and says what that means'
 	is "$(losetup -n -l | grep -c /dev/vda)" 1 '  one for all of them'
 	reads d top '  its contents are right'
+	umount /mnt/w
+	ntfs-3g /dev/vda /mnt/w
+	exits 2 '  reserve on the volume, mounted read-write meanwhile' ntfsmap reserve /mnt/w/tight.vhd all
+	like "$err" '/dev/mapper/d[^ ]* maps clusters of that volume' '  says who uses it'
+	umount /mnt/w
+	ntfs-3g -o ro /dev/vda /mnt/w
 	exits 0 '  close' ntfsmap close d
 	is "$(losetup -n -l | grep -c /dev/vda)" 0 '  no loop device is left'
 	umount /mnt/w
@@ -237,6 +267,34 @@ nested() {
 	exits 5 '  and in use' ntfsmap close d
 	ntfsmap close r s
 	ntfsmap close d
+}
+
+# /dev/vdb is a copy of /dev/vda, as dd makes one, with another parent in the same place.
+copied() {
+	ntfsmap open -q /dev/vdb:/dyn.vhd e >/dev/null
+	dd if=/dev/urandom of=/dev/mapper/e bs=512K oflag=direct status=none 2>/dev/null
+	ntfsmap close e
+	ntfsmap cat -q /dev/vdb:/other.vhd >/tmp/copied.raw
+	ok 'a copy of the disk, with another parent' test "$(hash_of /tmp/copied.raw)" != "$(hash_of "$d/other.raw")"
+	exits 0 '  open a chain' ntfsmap open -q /dev/vda:/other.vhd d
+	exits 0 'and the same files of a copy of the disk' ntfsmap open /dev/vdb:/other.vhd e
+	unlike "$err" shared '  which shares no parent'
+	reads d other '  the first reads its own parent'
+	cmp -s /tmp/copied.raw <(read_direct /dev/mapper/e)
+	result $? '  and the copy its own'
+	exits 0 '  verify' ntfsmap verify e
+	is "$(devices)" 'd d-base1 e e-base1' '  each has its base'
+	dmsetup table e | sed "s/ parent [0-9:]* / parent $(dmsetup info -c --noheadings -o major,minor d-base1) /" >/tmp/table
+	dmsetup load e </tmp/table && dmsetup resume e
+	exits 6 'a parent on the copy: verify' ntfsmap verify e
+	like "$err" 'a copy of the volume on /dev/vdb' '  says so'
+	ntfsmap close d e
+	exits 0 'open it through a loop device' losetup -r /dev/loop20 /dev/vda
+	ntfsmap open -q /dev/vda:/other.vhd d >/dev/null
+	exits 0 '  as the parent of another' ntfsmap open --readonly /dev/loop20:/mid.vhd e
+	like "$err" 'dyn.vhd is open already as d-base1' '  shares the base: it is the same disk'
+	ntfsmap close d e
+	losetup -d /dev/loop20
 }
 
 # Killed at each ioctl: all of the chain or nothing, after the next command at the latest.
@@ -282,6 +340,7 @@ if in_machine; then
 	chain
 	duplicates
 	in_use
+	copied
 	named
 	plain_files
 	killed
@@ -346,8 +405,9 @@ put tight tight.vhd
 put lab lab.vhd
 f file /labchild.vhd "$(stat -c %s "$d/labchild.vhd")" runs=1 fill=stdin <"$d/labchild.vhd"
 f file /raw 64K runs=1 fill=zero
+cp --sparse=always "$img" "$T/copy.img"
 guest_tests -t 600 -n -s "$T/share" -d "$img"
-guest_tests -t 900 -s "$T/share" -d "$img"
+guest_tests -t 900 -s "$T/share" -d "$img" -d "$T/copy.img"
 
 ntfscat "$img" /fs.vhd >"$T/after.vhd"
 ok 'qemu-img takes what was written' qemu-img convert -f vpc -O raw "$T/after.vhd" "$T/after.raw"

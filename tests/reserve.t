@@ -134,17 +134,26 @@ refusals() {
 	cp r.vhd bat.vhd
 	printf '\0\0\0\0' | dd of=bat.vhd bs=1 seek="$(sed -n 's/^table_at=//p' facts)" conv=notrunc status=none
 	refused 6 'tables are damaged' 'a damaged table' bat.vhd 1M
+	cp r.vhd short.vhd
+	truncate -s -100000 short.vhd
+	refused 6 'cut short' 'an image that was cut short, and its last block with it' short.vhd 1M
 	volume 32M
 	f file /r.vhd "$(stat -c %s r.vhd)" runs=2 fill=stdin <r.vhd
 	refused 2 'mount the volume read-write' 'a file on a volume that is not mounted' "$img:/r.vhd" 1M
 	exec 5<r.vhd
 	flock -s 5
 	refused 5 'in use by' 'a file that somebody has locked' r.vhd 1M
+	exits 5 '  check says so, too' "$ntfsmap" check ./r.vhd
+	like "$out" 'busy +in-use +another program' '  and why'
+	exits 0 '  reading is no matter' "$ntfsmap" check --readonly ./r.vhd
 	exec 5<&-
 	qemu-io -f vpc -c 'sleep 3000' r.vhd >/dev/null 2>&1 &
 	sleep 1
 	refused 5 'in use by' 'a file that qemu has open' r.vhd 1M
+	exits 5 '  table refuses it, too' "$ntfsmap" table ./r.vhd
+	like "$err" 'as qemu does' '  says who'
 	wait
+	exits 0 '  and takes it afterwards' "$ntfsmap" table ./r.vhd
 	if [ "$(id -u)" = 0 ] && type -P setpriv >/dev/null; then
 		chmod 755 "$T"
 		cp "$ntfsmap" "$T/ntfsmap"

@@ -51,6 +51,18 @@ static_devices() {
 	nothing_left 'nothing is left'
 }
 
+# It has no device for a parent, and must keep writers from it all the same.
+parents() {
+	ntfsmap open -q --static /dev/vda:/top.vhd s >/dev/null
+	exits 2 'a parent of a --static mapping: open' ntfsmap open --test /dev/vda:/dyn.vhd t
+	like "$err" 'the parent of an open image \(/dev/mapper/s\)' '  says of which'
+	exits 2 '  the other parent' ntfsmap open --test /dev/vda:/mid.vhd t
+	exits 0 '  open --readonly' ntfsmap open --test --readonly /dev/vda:/mid.vhd t
+	exits 0 '  the child itself' ntfsmap open --test /dev/vda:/top.vhd t
+	ntfsmap close s
+	exits 0 '  and afterwards' ntfsmap open --test /dev/vda:/dyn.vhd t
+}
+
 # What the target vdisk cannot do.
 holes() {
 	exits 2 'a sparse file: open --readonly' ntfsmap open --readonly /dev/vda:/sparse.vhd s
@@ -73,6 +85,8 @@ plain_files() {
 	is "$(losetup -n -l | grep -c /tmp/)" 3 '  three of them'
 	exits 2 '  verify cannot know which file it was' ntfsmap verify s
 	exits 2 '  nor can reload' ntfsmap reload s
+	exits 2 '  a parent of it cannot be opened for writing' ntfsmap open --test /tmp/dyn.vhd t
+	like "$err" 'the parent of an open image' '  says why'
 	exits 0 '  close' ntfsmap close s
 	is "$(losetup -n -l | grep -c /tmp/)" 0 '  which go with it'
 	losetup -r /dev/loop9 /tmp/dyn.vhd
@@ -85,6 +99,7 @@ plain_files() {
 if in_machine; then
 	without_module
 	static_devices
+	parents
 	holes
 	modprobe loop
 	plain_files

@@ -81,7 +81,7 @@ static int find_parent(struct vdisk *vd, const char *child, char *path, size_t s
 			continue;
 		ret = open_one(path, 0, NULL, parent, err);
 		if (!ret) {
-			ret = vdisk_set_parent(vd, *parent, NULL, err);
+			ret = vdisk_set_parent(vd, *parent, err);
 			if (!ret)
 				return 0;
 			close_one(*parent);
@@ -97,7 +97,7 @@ static int take_parent(struct vdisk *vd, const char *path, struct vdisk **parent
 	int ret = open_one(path, 0, NULL, parent, err);
 
 	if (!ret) {
-		ret = vdisk_set_parent(vd, *parent, NULL, err);
+		ret = vdisk_set_parent(vd, *parent, err);
 		if (ret)
 			close_one(*parent);
 	}

@@ -126,7 +126,7 @@ static unsigned int chain_length(const struct vdisk *vd)
 	return n;
 }
 
-int vdisk_set_parent(struct vdisk *vd, struct vdisk *parent, int *stale, struct vdisk_error *err)
+int vdisk_set_parent(struct vdisk *vd, struct vdisk *parent, struct vdisk_error *err)
 {
 	struct host *h = host_of(vd);
 
@@ -148,8 +148,6 @@ int vdisk_set_parent(struct vdisk *vd, struct vdisk *parent, int *stale, struct 
 				.found = get_be64(parent->info.uuid),
 				.expected = get_be64(vd->info.parent_uuid),
 				.show = VDISK_SHOW_HEX });
-	if (stale)
-		*stale = parent->info.time_stamp != vd->info.parent_time_stamp;
 	h->parent = parent;
 	return 0;
 }

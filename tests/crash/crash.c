@@ -442,7 +442,7 @@ static void check_cut(u8 *image, u64 *stamps)
 
 	if (run.made.parent) {
 		parent = open_memory(run.made.parent, run.made.parent_size);
-		if (vdisk_set_parent(vd, parent, NULL, NULL))
+		if (vdisk_set_parent(vd, parent, NULL))
 			fail("the parent is not taken");
 	}
 	if (vdisk_check(vd, NULL, NULL))

@@ -21,7 +21,7 @@
 #   footer=good|lost|cut|511   stale bytes in its place; the file ends before it; without its last byte
 #   space=bytes|sectors        the unit of Platform Data Space: the specification says sectors, Hyper-V writes bytes
 #   locators=w2ru,w2ku,macx    which, in which order
-#   time=SECONDS uuid=HEX
+#   time=SECONDS uuid=HEX parent_time=SECONDS   since the year 2000; the last is 0
 package makevhd;
 use strict;
 use warnings;
@@ -287,7 +287,7 @@ sub header {
 	if ($o->{parent}) {
 		my $footer = footer_of($o->{parent});
 		set($header, parent_uuid => mkvhd::get($footer, 'uuid'));
-		set($header, parent_time => mkvhd::get($footer, 'time'));
+		set($header, parent_time => $o->{parent_time} // 0);
 		set($header, parent_name => utf16(BE => $o->{parent_path}));
 	}
 	for my $n (0 .. $#places) {

@@ -170,3 +170,14 @@ void verb_attrs(struct forge *forge)
 	inode_done(ni);
 	edit_entries(forge->vol, forge->argv[0], entry_attributes, &bits);
 }
+
+/* When the data were modified last. */
+void verb_mtime(struct forge *forge)
+{
+	struct timespec time = { .tv_sec = parse_number(forge->argv[1], "SECONDS") };
+	ntfs_inode *ni = inode_at(forge->vol, forge->argv[0]);
+
+	ni->last_data_change_time = timespec2ntfs(time);
+	ntfs_inode_mark_dirty(ni);
+	inode_done(ni);
+}

@@ -169,6 +169,7 @@ static const struct verb verbs[] = {
 	{ "encrypted", 1, 1, READ_WRITE, verb_encrypted, "PATH" },
 	{ "reparse", 2, 3, READ_WRITE, verb_reparse, "PATH TAG_HEX [DATA_HEX]" },
 	{ "attrs", 2, 2, READ_WRITE, verb_attrs, "PATH HEX" },
+	{ "mtime", 2, 2, READ_WRITE, verb_mtime, "PATH SECONDS" },
 	/* states of the volume */
 	{ "hiberfil", 1, 3, READ_WRITE, verb_hiberfil,
 	  "[NAME] hibr|HIBR|wake|WAKE|rstr|RSTR|zero|HEX [SIZE]" },
