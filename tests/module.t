@@ -239,6 +239,7 @@ damage() {
 	ok "  suspend and resume" eval 'dmsetup suspend v && dmsetup resume v'
 	is "$(field v 1)" needs_check "  do not heal it"
 	dmsetup remove v
+	sleep 6 # such messages are limited to ten in five seconds, and udev reads the entry too
 	create v damaged
 	said >/dev/null
 	run random_write /dev/mapper/v 600 1
@@ -314,6 +315,41 @@ broken_disk() {
 	dmsetup remove low
 }
 
+# The two numbers of a device's inflight file, one sum.
+under_way() {
+	awk '{ print $1 + $2 }' "/sys/block/$(basename "$(readlink -f "/dev/mapper/$1")")/inflight"
+}
+
+# A read of the table is slow in its first block, and quick in the second, which it reads ahead. Meanwhile that one is
+# changed, written and dropped: what the read brings is old, and must not be used.
+slow_table() {
+	local first sectors try unit commits
+	modprobe dm-delay
+	first=$(($(sed 's/^0:\([0-9]*\)+.*/\1/' "$share/slow.extents") + 3))
+	sectors=$(blockdev --getsz /dev/vda)
+	printf '%s\n' "0 $first linear /dev/vda 0" "$first 1 delay /dev/vda $first 3000 /dev/vda $first 0" \
+		"$((first + 1)) $((sectors - first - 1)) linear /dev/vda $((first + 1))" | dmsetup create low
+	ok "over a slow disk" dmsetup create v --table "$(table slow | sed 's|/dev/vda|/dev/mapper/low|')"
+	ok "  room is found" eval 'random_write /dev/mapper/v 4100 1 && dmsetup message v 0 flush'
+	for try in 1 2 3 4 5 6 7; do
+		unit=$((4100 + 32 * try))
+		random_write /dev/mapper/v $unit 1
+		dmsetup message v 0 drop_cache
+		commits=$(field v 7)
+		dd if=/dev/mapper/v of=/dev/null bs=4096 count=1 iflag=direct status=none &
+		until [ "$(under_way v)" -gt 0 ]; do sleep 0.01; done
+		[ "$(field v 7)" != "$commits" ] || break
+		wait # the timer's commit came first: once more
+	done
+	ok "  a commit beside a read of the table" dmsetup message v 0 flush
+	dmsetup message v 0 drop_cache
+	ok "  which has not ended" test "$(under_way v)" -gt 0
+	wait
+	ok "  what was committed is there" random_there /dev/mapper/v "$unit" 1
+	dmsetup remove v
+	dmsetup remove low
+}
+
 differencing() {
 	ok "differencing over a parent" create c child parent /dev/vdc
 	ok "  reads are the child's and the parent's" same /dev/mapper/c child
@@ -346,6 +382,7 @@ if in_machine; then
 	no_room
 	damage
 	broken_disk
+	slow_table
 	differencing
 	ok "rmmod" rmmod dm-vdisk
 	done_testing
@@ -413,6 +450,9 @@ lay child 9 $((20 << 20))
 lay fixed 1 0
 sectors=$((100 << 21))
 lay wide 5 $((200 << 20))
+qemu-img create -q -f vpc -o subformat=dynamic,force_size=on "$T/slow.vhd" 2G
+sectors=$((2 << 21))
+lay slow 1 $((24 << 20))
 truncate -s 16M "$T/4k.img"
 ours=$(cat "$share"/*.extents)
 # shellcheck disable=SC2086 # a list
