@@ -23,7 +23,7 @@ struct dmv_call {
 	int error;
 };
 
-/* Under events.lock: who lets go of it first has the worker run, and the device may be gone then. */
+/* Under events.lock: once it is let go the worker may run, and the device be gone. */
 static void kick(struct dmv *d)
 {
 	lockdep_assert_held(&d->events.lock);

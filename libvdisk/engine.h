@@ -3,9 +3,10 @@
  * The engine: allocation and commit, one machine for the kernel, the library and the crash tests.
  *
  * Events go in (vdisk_engine_submit, _done, _commit), actions come out (ops->start) and requests
- * end (ops->complete). The engine does no I/O, takes no lock and never waits, except in ops->fetch
- * and ops->pin, where the host may sleep (what the engine peeked at before is not used after). ONE caller at a time; the host must not call back from
- * inside an operation: it completes an action later, from its own loop.
+ * end (ops->complete). The engine does no I/O, takes no lock and never waits, except in
+ * ops->fetch and ops->pin, where the host may sleep (what was peeked at before is not used after).
+ * ONE caller at a time; the host must not call back from inside an operation: it completes an
+ * action later, from its own loop.
  *
  * What is written without a durable pointer to it lives in a PENDING UNIT: a place in the file
  * (its home) and one bit for each sector that a finished write has covered. Tables change only
