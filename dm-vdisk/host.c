@@ -570,10 +570,11 @@ void dmv_drop_cache(struct dmv *d)
 int dmv_host_open(struct dmv *d, struct vdisk_error *err)
 {
 	const struct vdisk_io io = { .ctx = d, .size = d->file_bytes, .read = dmv_read_file };
+	const struct vdisk_options options = { .format = d->format };
 	struct vdisk *vd;
 	int ret;
 
-	ret = vdisk_image_open(&io, &d->cache.meta, d->format, &vd, err);
+	ret = vdisk_image_open(&io, &d->cache.meta, &options, &vd, err);
 	if (ret)
 		return ret;
 	vd->host = d;

@@ -48,14 +48,18 @@ static int choose_format(const struct vdisk_io *io, const char *name,
 				  "it; --format raw if the bytes themselves are the disk" });
 }
 
-int vdisk_image_open(const struct vdisk_io *io, struct vdisk_meta *meta, const char *name,
-		     struct vdisk **out, struct vdisk_error *err)
+int vdisk_image_open(const struct vdisk_io *io, struct vdisk_meta *meta,
+		     const struct vdisk_options *options, struct vdisk **out,
+		     struct vdisk_error *err)
 {
+	static const struct vdisk_options none;
 	const struct vdisk_format *format;
 	struct vdisk *vd;
 	int ret;
 
-	ret = choose_format(io, name, &format, err);
+	if (!options)
+		options = &none;
+	ret = choose_format(io, options->format, &format, err);
 	if (ret)
 		return ret;
 	vd = vdisk_zalloc(sizeof(*vd));
@@ -67,7 +71,7 @@ int vdisk_image_open(const struct vdisk_io *io, struct vdisk_meta *meta, const c
 	vd->granule = meta ? meta->block : VDISK_SECTOR;
 	vd->info.format = format->name;
 	vd->info.file_size = io->size;
-	ret = format->open(vd, err);
+	ret = format->open(vd, options, err);
 	if (ret) {
 		vdisk_free(vd);
 		return ret;

@@ -28,7 +28,7 @@ struct vdisk_format {
 	 * NULL: never, it has to be named. */
 	int (*probe)(const struct vdisk_io *io);
 	/* Headers to vd->info, every field that is used validated. Reads headers only. */
-	int (*open)(struct vdisk *vd, struct vdisk_error *err);
+	int (*open)(struct vdisk *vd, const struct vdisk_options *options, struct vdisk_error *err);
 	/*
 	 * vdisk_image_map() with a range that was checked already. May answer less than could be
 	 * said (one table entry), never sleeps.
@@ -81,6 +81,34 @@ struct vhd {
 	} locators[VHD_LOCATORS];
 };
 
+/* An open qcow or qcow2, qcow2.c and qcow1.c. All in bytes unless it says otherwise. */
+struct qcow {
+	u32 version; /* 1: qcow, 2 and 3: qcow2 */
+	u32 cluster_bits;
+	u32 l2_bits;	 /* log2 of the entries of an L2 table */
+	u32 entry_bytes; /* of an L2 entry: 8, or 16 with subclusters */
+	u64 l1_offset;	 /* of the table in use: the image's or the snapshot's */
+	u64 l1_entries;	 /* that the virtual size needs */
+	bool has_parent, has_data, data_raw;
+	bool read_only_l1; /* a snapshot's: COPIED says nothing there */
+	/* qcow2 */
+	u64 refcount_table;
+	u32 refcount_table_clusters;
+	u32 refcount_order; /* log2 of the bits of a refcount */
+	u64 autoclear;	    /* bits that the first write has to clear; 0: none */
+	u64 snapshots_offset, snapshots_end;
+	u64 bitmaps_directory, bitmaps_directory_size; /* of the header extension, or 0 */
+	/* of the header, where no cluster of the disk or a table may lie: header, L1 table,
+	 * refcount table, snapshot table, bitmap directory */
+	struct vdisk_range fixed[5];
+	u32 n_fixed;
+	u64 fixed_end; /* of all of them */
+	/* the name of the backing file, and of the data file */
+	u64 backing_offset, data_name_offset;
+	u32 backing_length, data_name_length;
+	struct qcow_alloc *alloc; /* the engine's, refcount.c; NULL until the first write */
+};
+
 struct vdisk {
 	const struct vdisk_format *format;
 	struct vdisk_io io;
@@ -93,21 +121,25 @@ struct vdisk {
 	u32 unit_shift;	 /* log2 of the bytes that get a place together; 0: the format is flat */
 	u32 head_bytes;	 /* that a new unit has in front of its home: its bitmap */
 	bool fill_zeros; /* what is not covered of a new unit must be zeroed before it is linked */
+	bool readonly;	 /* whatever the device can: a snapshot, or refcounts in doubt */
 	union {
 		struct vhd vhd;
+		struct qcow qcow;
 	};
 	void *host; /* whoever opened it */
 };
 
 extern const struct vdisk_format vdisk_raw;
 extern const struct vdisk_format vdisk_vhd;
+extern const struct vdisk_format vdisk_qcow;  /* version 1 */
+extern const struct vdisk_format vdisk_qcow2; /* versions 2 and 3 */
 
 /*
- * Read and validate the headers; format NULL: what vdisk_probe() finds. meta must outlive the
- * image. May sleep. On success *vd is the caller's: vdisk_image_close().
+ * Read and validate the headers, as vdisk_open() does. meta must outlive the image. May sleep. On success *vd is the caller's: vdisk_image_close().
  */
-int vdisk_image_open(const struct vdisk_io *io, struct vdisk_meta *meta, const char *format,
-		     struct vdisk **vd, struct vdisk_error *err);
+int vdisk_image_open(const struct vdisk_io *io, struct vdisk_meta *meta,
+		     const struct vdisk_options *options, struct vdisk **vd,
+		     struct vdisk_error *err);
 void vdisk_image_close(struct vdisk *vd);
 
 /*

@@ -5,7 +5,7 @@
  */
 #include "image.h"
 
-static int raw_open(struct vdisk *vd, struct vdisk_error *err)
+static int raw_open(struct vdisk *vd, const struct vdisk_options *options, struct vdisk_error *err)
 {
 	vd->info.tail = vd->io.size % VDISK_SECTOR;
 	vd->info.virtual_size = vd->io.size - vd->info.tail;

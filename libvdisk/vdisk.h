@@ -54,7 +54,7 @@ enum vdisk_show {
 	VDISK_SHOW_TEXT, /* up to 8 characters, the first in the most significant byte */
 };
 
-/* What is wrong with an image, and where. All strings are constants. */
+/* What is wrong with an image, and where. The pointers are to constants. */
 struct vdisk_error {
 	const char *field;   /* "footer.checksum"; NULL when no single field is to blame */
 	const char *problem; /* "does not match the footer"; NULL: nothing to report */
@@ -63,10 +63,11 @@ struct vdisk_error {
 	uint64_t found;
 	uint64_t expected;
 	enum vdisk_show show;
+	char detail[48]; /* of the image's own words, printable ASCII, or "" */
 };
 
 struct vdisk_info {
-	const char *format;    /* the name that vdisk_open() takes: "raw", "vhd" */
+	const char *format;    /* the name that vdisk_options takes: "raw", "vhd", "qcow2", "qcow" */
 	const char *subformat; /* "fixed", …, or NULL where a format has only one */
 	uint64_t virtual_size; /* bytes, a multiple of VDISK_SECTOR */
 	uint64_t file_size;
@@ -87,6 +88,20 @@ struct vdisk_info {
 	int footer_lost;  /* only the copy at the start of the file is good: no room is taken */
 	int copy_lost;	  /* only the footer at the end is good: other programs refuse that */
 	int copy_differs; /* footer and copy are both good and do not say the same */
+	/* qcow and qcow2 */
+	uint32_t version;	/* of the header; 1: qcow */
+	uint32_t refcount_bits; /* qcow2 */
+	uint32_t subcluster_size; /* bytes; 0 without extended L2 entries */
+	const char *compression;  /* of compressed clusters: "zlib", "zstd" */
+	uint32_t snapshots;	  /* internal ones */
+	uint32_t bitmaps;	  /* persistent ones: cleared by the first write */
+	int needs_data;		  /* the clusters are in another file: vdisk_set_data() */
+	int data_raw;		  /* which is the raw disk as well */
+	int lazy_refcounts;	  /* the header allows them; they are not used here */
+	int dirty;		  /* its refcounts may be wrong: read-only until repaired */
+	int corrupt;		  /* marked as damaged: read-only until repaired */
+	int snapshot;		  /* a snapshot is what is open: read-only */
+	char backing_format[16];  /* as the header has it, printable characters only, or "" */
 };
 
 #define VDISK_NOWHERE UINT64_MAX
@@ -96,17 +111,24 @@ enum vdisk_kind {
 	VDISK_ZERO,   /* reads as zeros */
 	VDISK_PARENT, /* the bytes are the parent's at the same place, zeros past its end */
 	VDISK_NEED,   /* not for users: a metadata block must be read first */
+	VDISK_SHARED, /* as DATA, but others share the bytes: never to be overwritten there */
+	/* `packed` bytes at `offset` (no multiple of anything) are a deflate or zstd stream, as
+	 * vdisk_info.compression says; what it unpacks to is the whole block of block_size bytes
+	 * that the answer is part of */
+	VDISK_COMPRESSED,
 };
 
 /* One answer of vdisk_map(): `length` bytes of the virtual disk that are of one kind. */
 struct vdisk_map {
 	enum vdisk_kind kind;
-	/* DATA: where in the image file. NEED: the metadata block, and `length` bytes from there on
-	 * are of the same table. */
+	/* DATA, SHARED, COMPRESSED: where in the image file, or, if vdisk_info.needs_data, in the
+	 * data file. NEED: the metadata block, and `length` bytes from there on are of the same
+	 * table. */
 	uint64_t offset;
 	uint64_t length;
-	/* ZERO, PARENT: the place that the unit has already in the file, or VDISK_NOWHERE. */
+	/* ZERO, PARENT: the place that these bytes have already in the file, or VDISK_NOWHERE. */
 	uint64_t home;
+	uint32_t packed; /* COMPRESSED; never past the end of the file */
 };
 
 /*
@@ -116,12 +138,20 @@ struct vdisk_map {
  */
 int vdisk_probe(const struct vdisk_io *io, const char **name, struct vdisk_error *err);
 
+/* How an image is opened; all zeros, or no structure at all, is what most want. The strings need
+ * live no longer than the call. */
+struct vdisk_options {
+	const char *format;   /* NULL: what vdisk_probe() finds */
+	const char *snapshot; /* qcow2: the id of an internal snapshot, or its name; read-only */
+	const char *parent;   /* vdisk_open_file(): the path of the parent, whatever the image says */
+};
+
 /*
- * Read and validate the headers. format is "raw", "vhd" or NULL for what vdisk_probe() finds. io
- * is copied, its ctx must outlive the image. *vd belongs to the caller: vdisk_close(). err may be
- * NULL; it is filled for -EUCLEAN and -EOPNOTSUPP.
+ * Read and validate the headers. io is copied, its ctx must outlive the image. *vd belongs to the
+ * caller: vdisk_close(). options and err may be NULL; err is filled for -EUCLEAN, -EOPNOTSUPP and
+ * for -ENOENT: there is no such snapshot.
  */
-int vdisk_open(const struct vdisk_io *io, const char *format, struct vdisk **vd,
+int vdisk_open(const struct vdisk_io *io, const struct vdisk_options *options, struct vdisk **vd,
 	       struct vdisk_error *err);
 
 /*
@@ -163,25 +193,30 @@ int vdisk_pwrite(struct vdisk *vd, const void *buf, size_t len, uint64_t offset)
 /* The same for zeros: takes no room where the disk reads as zeros already. */
 int vdisk_write_zeroes(struct vdisk *vd, uint64_t len, uint64_t offset);
 
+/* The range need not be kept: what was there may read as zeros, and its place be free for others.
+ * A hint, of which only whole blocks are taken. */
+int vdisk_discard(struct vdisk *vd, uint64_t len, uint64_t offset);
+
 /* What was written before is durable, and can be found, when this returns. */
 int vdisk_flush(struct vdisk *vd);
 
 /*
- * Where a differencing image says its parent is: the n-th of its locators in the order in which
- * they should be tried, relative ones first. UTF-8, with '/' between the parts; an absolute path
- * has lost its drive ("C:") and begins with '/'. -ENOENT when there are no more; names that cannot
- * be used are left out.
+ * Where an image says its parent is: the n-th of its locators in the order in which they should be
+ * tried, relative ones first; a qcow2 has one, its backing file. UTF-8, with '/' between the parts;
+ * an absolute path has lost its drive ("C:") and begins with '/'. -ENOENT when there are no more;
+ * names that cannot be used ("nbd://…") are left out.
  */
 struct vdisk_locator {
 	char path[2048];
 	int absolute;
+	const char *format; /* that the parent has to be opened as, or NULL: probe; a constant */
 };
 
 int vdisk_parent_locator(struct vdisk *vd, unsigned int n, struct vdisk_locator *locator);
 
 /*
- * Give a differencing image its parent, which stays the caller's and must outlive it. -EUCLEAN
- * (with err) when its unique id is not the one that the child names. -ELOOP: parent is vd, its
+ * Give an image its parent, which stays the caller's and must outlive it. -EUCLEAN (with err) when
+ * the parent's unique id is not the one that the child names; a qcow2 names none. -ELOOP: parent is vd, its
  * chain is longer than VDISK_CHAIN_MAX, or vd has a parent already. Whether the parent was changed
  * meanwhile tells parent_time_stamp.
  */
@@ -191,6 +226,24 @@ int vdisk_set_parent(struct vdisk *vd, struct vdisk *parent, struct vdisk_error 
 
 /* The parent that was set, or NULL. */
 struct vdisk *vdisk_parent(const struct vdisk *vd);
+
+/* Where an image says its data file is (vdisk_info.needs_data). -ENOENT: nowhere. */
+int vdisk_data_locator(struct vdisk *vd, struct vdisk_locator *locator);
+
+/* Give the image its data file. io is copied; its ctx must outlive the image. -EUCLEAN (with err)
+ * when it is too short for an image whose data file is raw. */
+int vdisk_set_data(struct vdisk *vd, const struct vdisk_io *io, struct vdisk_error *err);
+
+/* The n-th internal snapshot of a qcow2. -ENOENT when there are no more. */
+struct vdisk_snapshot {
+	char id[64], name[256]; /* printable UTF-8 or '?' */
+	uint64_t virtual_size;
+	uint64_t seconds; /* since 1970, UTC */
+	uint32_t nanoseconds;
+	uint64_t vm_state_size; /* bytes of the saved state of a virtual machine */
+};
+
+int vdisk_get_snapshot(struct vdisk *vd, unsigned int n, struct vdisk_snapshot *snapshot);
 
 /*
  * Look at every table entry: those that point outside the file or into a table, and those that
@@ -214,13 +267,14 @@ int vdisk_file_io(int fd, struct vdisk_io *io);
 
 /*
  * Open the image file at path and, for a differencing image, its parents (read-only), as the
- * locators say: relative to the image's folder, absolute ones by their last part in that folder.
- * parent names the first one instead, if it is not NULL. format as vdisk_open() has it. The whole
- * chain belongs to the caller: vdisk_close_files(). -ENOENT (with err) when no parent is found.
+ * locators say: relative to the image's folder, absolute ones by their last part in that folder;
+ * and its data file in the same way. options are for the image; its parents are what they look
+ * like, or what the image says they are. The whole chain belongs to the caller:
+ * vdisk_close_files(). -ENOENT (with err) when no parent is found.
  */
 #define VDISK_WRITE 1
 
-int vdisk_open_file(const char *path, int flags, const char *format, const char *parent,
+int vdisk_open_file(const char *path, int flags, const struct vdisk_options *options,
 		    struct vdisk **vd, struct vdisk_error *err);
 int vdisk_close_files(struct vdisk *vd);
 

@@ -287,7 +287,7 @@ static int choose_footer(struct vdisk *vd, struct footer *f, u64 *end, struct vd
 	return ret;
 }
 
-static int vhd_open(struct vdisk *vd, struct vdisk_error *err)
+static int vhd_open(struct vdisk *vd, const struct vdisk_options *options, struct vdisk_error *err)
 {
 	struct footer f;
 	u64 end;

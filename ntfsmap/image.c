@@ -222,7 +222,7 @@ int image_probe(struct image *img, const char *format)
 
 	if (!format && !img->file && blk_is_ntfs(img->src.device))
 		return refuse_volume(img);
-	ret = vdisk_open(&img->io, format, &img->vd, &err);
+	ret = vdisk_open(&img->io, &(struct vdisk_options){ .format = format }, &img->vd, &err);
 	if (ret)
 		return image_fail(img, -ret, &err);
 	return format ? DONE : check_promise(img);

@@ -201,7 +201,7 @@ static int open_future(struct future *f, bool with_footer, struct vdisk **vd)
 	struct vdisk_io io = { .ctx = f, .size = f->size, .read = future_read };
 
 	f->with_footer = with_footer;
-	return vdisk_open(&io, "vhd", vd, NULL);
+	return vdisk_open(&io, &(struct vdisk_options){ .format = "vhd" }, vd, NULL);
 }
 
 static int fail_tables(const struct job *job, int ret)

@@ -6,8 +6,8 @@
 
 #include "host.h"
 
-static int open_one(const char *path, int flags, const char *format, struct vdisk **vd,
-		    struct vdisk_error *err)
+static int open_one(const char *path, int flags, const struct vdisk_options *options,
+		    struct vdisk **vd, struct vdisk_error *err)
 {
 	/* A locator may name a pipe: not to be waited for. */
 	int fd = open(path, (flags & VDISK_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
@@ -18,7 +18,7 @@ static int open_one(const char *path, int flags, const char *format, struct vdis
 		return -errno;
 	ret = vdisk_file_io(fd, &io);
 	if (!ret)
-		ret = vdisk_open(&io, format, vd, err);
+		ret = vdisk_open(&io, options, vd, err);
 	if (ret)
 		close(fd);
 	return ret;
@@ -104,13 +104,14 @@ static int take_parent(struct vdisk *vd, const char *path, struct vdisk **parent
 	return ret;
 }
 
-int vdisk_open_file(const char *path, int flags, const char *format, const char *parent_path,
+int vdisk_open_file(const char *path, int flags, const struct vdisk_options *options,
 		    struct vdisk **out, struct vdisk_error *err)
 {
+	const char *parent_path = options ? options->parent : NULL;
 	char child[4096], next[4096];
 	struct vdisk *vd, *parent;
 	unsigned int n = 1;
-	int ret = open_one(path, flags, format, &vd, err);
+	int ret = open_one(path, flags, options, &vd, err);
 
 	if (ret)
 		return ret;

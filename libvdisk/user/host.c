@@ -4,7 +4,7 @@
 
 #define ENGINE_MEMORY (1 << 20)
 
-int vdisk_open(const struct vdisk_io *io, const char *format, struct vdisk **vd,
+int vdisk_open(const struct vdisk_io *io, const struct vdisk_options *options, struct vdisk **vd,
 	       struct vdisk_error *err)
 {
 	struct host *h = calloc(1, sizeof(*h));
@@ -13,7 +13,7 @@ int vdisk_open(const struct vdisk_io *io, const char *format, struct vdisk **vd,
 	if (!h)
 		return -ENOMEM;
 	vdisk_cache_init(&h->cache, io);
-	ret = vdisk_image_open(io, &h->cache.meta, format, &h->vd, err);
+	ret = vdisk_image_open(io, &h->cache.meta, options, &h->vd, err);
 	if (ret) {
 		free(h);
 		return ret;

@@ -60,6 +60,7 @@ struct run {
 	bool failing;
 };
 
+static const struct vdisk_options vhd_options = { .format = "vhd" };
 static const char *broken = "";
 static const char *dump_folder;
 static u64 seed, cuts, dumps;
@@ -376,7 +377,7 @@ static struct vdisk *open_memory(u8 *file, u64 size)
 	struct vdisk *vd;
 	char words[512];
 
-	if (!vdisk_open(&io, "vhd", &vd, &err))
+	if (!vdisk_open(&io, &vhd_options, &vd, &err))
 		return vd;
 	vdisk_error_text(&err, words, sizeof(words));
 	fail("the image does not open: %s", words);
@@ -500,7 +501,7 @@ static void set_up(const struct made *made)
 	io = (struct vdisk_io){ .ctx = run.disk.seen,
 				.size = made->file_size,
 				.read = memory_read };
-	if (vdisk_image_open(&io, &run.meta, "vhd", &run.vd, NULL))
+	if (vdisk_image_open(&io, &run.meta, &vhd_options, &run.vd, NULL))
 		fail("the image does not open");
 	run.engine = (struct vdisk_engine){ 0 };
 	if (random_below(2))

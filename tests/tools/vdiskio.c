@@ -45,7 +45,8 @@ static int open_image(void)
 {
 	struct vdisk_error err = { 0 };
 	char text[1024];
-	int ret = vdisk_open_file(image, flags, format, parent, &vd, &err);
+	struct vdisk_options options = { .format = format, .parent = parent };
+	int ret = vdisk_open_file(image, flags, &options, &vd, &err);
 
 	if (!ret)
 		return 0;

@@ -28,7 +28,7 @@ static struct opened open_file(struct file *f, const char *format)
 	struct vdisk_io io = io_of(f);
 	struct opened o = { 0 };
 
-	o.ret = vdisk_open(&io, format, &o.vd, &o.err);
+	o.ret = vdisk_open(&io, &(struct vdisk_options){ .format = format }, &o.vd, &o.err);
 	if (f->wrong)
 		ok(false, "reads inside the file only, and none after an error");
 	if (o.ret && o.vd)

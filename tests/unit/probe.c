@@ -60,7 +60,7 @@ static bool refused(uint8_t *bytes, const char *format, const char *name)
 		 "%s is a format that is not supported; convert it (qemu-img convert -O raw OLD "
 		 "NEW) or unpack it; --format raw if the bytes themselves are the disk",
 		 name);
-	if (vdisk_open(&io, format, &vd, &err) != -EOPNOTSUPP)
+	if (vdisk_open(&io, &(struct vdisk_options){ .format = format }, &vd, &err) != -EOPNOTSUPP)
 		return false;
 	vdisk_error_text(&err, words, sizeof(words));
 	return !strcmp(words, expected);
@@ -70,7 +70,7 @@ static bool opens_as_raw(uint8_t *bytes)
 {
 	struct vdisk_io io = { .ctx = bytes, .size = 1024, .read = memory_read };
 	struct vdisk *vd = NULL;
-	bool good = !vdisk_open(&io, "raw", &vd, NULL) && vdisk_info(vd)->virtual_size == 1024;
+	bool good = !vdisk_open(&io, &(struct vdisk_options){ .format = "raw" }, &vd, NULL) && vdisk_info(vd)->virtual_size == 1024;
 
 	vdisk_close(vd);
 	return good;

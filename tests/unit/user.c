@@ -78,7 +78,8 @@ static void test_error_text(void)
 	      "offset 1: field is wrong: found \"conectix\" (0x636f6e6563746978), expected \"?? "
 	      "~??AB\" (0x001f207e7fff4142)",
 	      "as text, which may not be printable");
-	ok(vdisk_open(&(struct vdisk_io){ 0 }, "no", NULL, NULL) == -EOPNOTSUPP,
+	ok(vdisk_open(&(struct vdisk_io){ 0 }, &(struct vdisk_options){ .format = "no" }, NULL,
+		      NULL) == -EOPNOTSUPP,
 	   "nobody has to ask for the error");
 }
 

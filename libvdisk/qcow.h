@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * qcow (version 1) and qcow2 (versions 2 and 3): QEMU, docs/interop/qcow2.txt. Both have two levels
+ * of tables: the L1 table, whose entries point to L2 tables, whose entries point to clusters.
+ *
+ *   qcow2.c     headers of versions 2 and 3, header extensions, snapshots
+ *   qcow1.c     the header of version 1
+ *   qcow-map.c  look-up in the two tables
+ *   qcow-write.c, refcount.c  what the engine asks for
+ */
+#ifndef VDISK_QCOW_H
+#define VDISK_QCOW_H
+
+#include "image.h"
+
+/* qcow2.txt, "L1 table entry" and "Standard Cluster Descriptor" */
+#define QCOW_COPIED	(1ULL << 63) /* the refcount is 1: may be overwritten */
+#define QCOW_COMPRESSED (1ULL << 62)
+#define QCOW_ZERO	(1ULL << 0) /* version 3, without subclusters */
+#define QCOW_OFFSET	0x00fffffffffffe00ULL
+/* version 1 has one flag, in bit 63 */
+#define QCOW1_COMPRESSED (1ULL << 63)
+#define QCOW1_OFFSET	 (QCOW1_COMPRESSED - 1)
+
+#define QCOW_SUBCLUSTERS 32
+
+/* What the tables say about one cluster of the disk, as they have it. */
+struct qcow_entry {
+	u64 l1_at, l1;	   /* the L1 entry's place in the file, and the entry */
+	u64 table;	   /* the L2 table, or VDISK_NOWHERE */
+	bool table_shared; /* it must not be changed where it is */
+	u64 at;		   /* the L2 entry's place; VDISK_NOWHERE without a table */
+	u64 value;	   /* the L2 entry: 0 without a table */
+	u64 bits;	   /* with subclusters: its second word */
+};
+
+/*
+ * Load the entries for byte `offset` of the disk, from the cache. 0; -EAGAIN: answer is VDISK_NEED;
+ * -EUCLEAN: the L1 entry cannot be, and answer->offset and ->home say so, as vdisk_image_map()
+ * does. The L2 entry is not judged.
+ */
+int vdisk_qcow_load(const struct vdisk *vd, u64 offset, struct qcow_entry *e,
+		    struct vdisk_map *answer);
+
+/* Does a cluster, or a table of `length` bytes, that begins here lie in the file, apart from fixed
+ * ranges? The last one may end past the end of the file. */
+bool vdisk_qcow_sound(const struct vdisk *vd, u64 offset, u64 length);
+
+/* Where the bytes of a compressed cluster are, from its L2 entry; *packed ends with the file. */
+void vdisk_qcow_compressed(const struct vdisk *vd, u64 value, u64 *offset, u32 *packed);
+
+/* vdisk_format.map of both */
+int vdisk_qcow_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer);
+
+#endif
