@@ -191,7 +191,7 @@ int vdisk_engine_map(struct vdisk_engine *e, u64 offset, u64 length, struct vdis
 	length = same_cover(u, at, at + length);
 	if (!is_covered(u, at / VDISK_SECTOR))
 		return map_now(e, offset, length, answer);
-	*answer = (struct vdisk_map){ VDISK_DATA, u->home + at, length, VDISK_NOWHERE };
+	*answer = (struct vdisk_map){ VDISK_DATA, u->home + at, length, VDISK_NOWHERE, 0 };
 	return 0;
 }
 

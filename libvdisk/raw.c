@@ -7,6 +7,7 @@
 
 static int raw_open(struct vdisk *vd, const struct vdisk_options *options, struct vdisk_error *err)
 {
+	(void)options;
 	vd->info.tail = vd->io.size % VDISK_SECTOR;
 	vd->info.virtual_size = vd->io.size - vd->info.tail;
 	if (vd->info.virtual_size)

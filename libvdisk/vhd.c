@@ -293,6 +293,7 @@ static int vhd_open(struct vdisk *vd, const struct vdisk_options *options, struc
 	u64 end;
 	int ret = choose_footer(vd, &f, &end, err);
 
+	(void)options;
 	if (!ret)
 		ret = use_footer(&f, &vd->info, err);
 	if (ret)

@@ -562,7 +562,7 @@ static void test_pread(size_t footer_bytes)
 /* Of a dynamic image without blocks. */
 static bool maps_zeros(struct vdisk *vd, uint64_t length)
 {
-	struct vdisk_map m = { VDISK_DATA, 1, 2, 3 };
+	struct vdisk_map m = { VDISK_DATA, 1, 2, 3, 0 };
 
 	return !vdisk_map(vd, 0, length, &m) && m.kind == VDISK_ZERO && m.length == length;
 }
