@@ -507,7 +507,7 @@ static void test_read(void)
 
 static bool maps(struct vdisk *vd, uint64_t offset, uint64_t length)
 {
-	struct vdisk_map m = { (enum vdisk_kind)77, 1, 2, 3 };
+	struct vdisk_map m = { (enum vdisk_kind)77, 1, 2, 3, 0 };
 
 	return !vdisk_map(vd, offset, length, &m) && m.kind == VDISK_DATA && m.offset == offset &&
 	       m.length == length;
