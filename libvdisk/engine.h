@@ -10,17 +10,27 @@
  *
  * What is written without a durable pointer to it lives in a PENDING UNIT: a place in the file
  * (its home) and one bit for each sector that a finished write has covered. Tables change only
- * inside a commit, in this order, each step durable before the next:
+ * inside a commit, in this order:
  *
  *   seal     no new writes to the pending units; those under way finish
- *   fill     what nobody covered of a new unit is zeroed; its head (bitmap) is written
- *   flush    now everything that the pointers will point at is durable
- *   link     BAT entries and bitmap bits are set in the cache and written
+ *   fill     what nobody covered of a new unit is zeroed, or copied from where it was until now;
+ *            its head (bitmap) is written
+ *   prepare  new tables are zeroed or copied
+ *   count    refcounts of new places go up, those of places that were given up go down
+ *   flush    now everything that the next steps will point at is durable
+ *   root     headers and refcount table; and flush, if there was any of it
+ *   link     BAT, L1 and L2 entries and bitmap bits are set in the cache and written
  *   flush    now they are durable: the units are gone, the waiting flushes are answered
  *
- * Without the first flush, a power cut could leave a pointer to stale bytes of the disk; without
- * the second, a flush would be answered before its data can be found again. Any crash in between
- * leaves the old pointers, and room that is taken again at the next open.
+ * Without the first flush, a power cut could leave a pointer to stale bytes of the disk, or to a
+ * cluster that counts as free; without the last, a flush would be answered before its data can be
+ * found again. Any crash in between leaves the old pointers, and room that is taken again at the
+ * next open, or, with refcounts, leaks.
+ *
+ * A place that a commit has replaced is given up: when its new pointer is durable and no I/O that
+ * was mapped there is under way (QUIESCE), the next commit gives it back, and after that it may be
+ * taken. Zeros and discards of whole clusters are units without a home: they change tables only,
+ * and are answered when the commit has ended, so that nobody can have seen them before.
  */
 #ifndef VDISK_ENGINE_H
 #define VDISK_ENGINE_H
@@ -45,8 +55,12 @@ const char *vdisk_mode_name(enum vdisk_mode mode);
 enum vdisk_act {
 	VDISK_ACT_DATA,	 /* the request's payload (for ZEROES: zeros) to offset of the file */
 	VDISK_ACT_ZERO,	 /* zeros to [offset, offset + length) of the file */
+	VDISK_ACT_COPY,	 /* to there, what `from` says about the byte `disk` of the virtual disk */
 	VDISK_ACT_WRITE, /* buf to offset of the file; must not change what buf points at */
 	VDISK_ACT_FLUSH, /* everything that was completed is durable on every device */
+	/* Reads, writes and discards of the user that were mapped before now, by
+	 * vdisk_image_map() or vdisk_engine_map(), have ended. */
+	VDISK_ACT_QUIESCE,
 };
 
 /* Something for the host to do; ends with vdisk_engine_done(). Bytes, multiples of 512 (and of the
@@ -54,8 +68,15 @@ enum vdisk_act {
 struct vdisk_action {
 	enum vdisk_act kind;
 	bool fua; /* DATA: the request asked for it, and no commit will follow */
+	/* Data of the disk: offset, and from.offset of kind DATA or SHARED, are in the data file if
+	 * the image has one (vdisk_info.needs_data). */
+	bool guest;
 	u64 offset, length;
 	const void *buf;
+	/* COPY: DATA, SHARED (of the file), PARENT (of the parent at `disk`, zeros past its end) or
+	 * COMPRESSED (its block is the one that `disk` is in). Never across blocks. */
+	struct vdisk_map from;
+	u64 disk;
 	struct vdisk_req *req;							 /* DATA */
 	void (*done)(struct vdisk_engine *e, struct vdisk_action *a, int error); /* engine's */
 	void *owner;								 /* engine's */
@@ -64,8 +85,9 @@ struct vdisk_action {
 
 enum vdisk_req_op {
 	VDISK_REQ_WRITE,
-	VDISK_REQ_ZEROES, /* a write whose payload is zeros */
-	VDISK_REQ_FLUSH,  /* everything completed before is durable */
+	VDISK_REQ_ZEROES,  /* a write whose payload is zeros */
+	VDISK_REQ_DISCARD, /* a hint; only if vd->can_discard */
+	VDISK_REQ_FLUSH,   /* everything completed before is durable */
 };
 
 /* A request, zero-initialised but for the first part, which the host fills in. The engine owns it
@@ -90,8 +112,11 @@ struct vdisk_unit {
 	u64 index;		 /* virtual offset >> unit_shift */
 	u64 home;		 /* file offset of its first byte */
 	bool fresh;		 /* new: nothing points to it yet */
+	bool clear;		 /* what is covered shall read as zeros; there is no home */
+	bool unmap;		 /* clear: and the place it had is given up */
 	bool used;
 	bool sealed;		    /* taken by the running commit */
+	int error;		    /* it could not be filled */
 	u32 writes;		    /* under way */
 	u8 *head;		    /* what goes in front of a fresh unit's home */
 	u8 *covered;		    /* the end of head: a bit per sector, most significant first */
@@ -109,6 +134,9 @@ struct vdisk_engine_ops {
 	/* The same, and keep it there until unpin: its contents will be changed. May sleep. */
 	int (*pin)(struct vdisk_engine *e, u64 offset, struct vdisk_block **block);
 	void (*unpin)(struct vdisk_engine *e, struct vdisk_block *block);
+	/* This part of the file becomes a table: cached blocks of it, and reads of metadata under
+	 * way, are of something else and must not be seen any more. None is pinned. */
+	void (*forget)(struct vdisk_engine *e, u64 offset, u64 length);
 	/* The mode has become worse or better: tell the user. */
 	void (*mode_changed)(struct vdisk_engine *e);
 	/* A damaged table entry, as vdisk_image_map() describes it. */
@@ -119,13 +147,17 @@ enum vdisk_commit_state {
 	VDISK_IDLE,
 	VDISK_DRAIN,
 	VDISK_FILL,
+	VDISK_PREPARE,
+	VDISK_COUNT,
 	VDISK_FLUSH_DATA,
+	VDISK_ROOT,
+	VDISK_FLUSH_ROOT,
 	VDISK_LINK,
 	VDISK_FLUSH_LINKS,
 };
 
-#define VDISK_BUCKETS	 256 /* a power of two */
-#define VDISK_LINK_BATCH 16  /* dirty blocks at once */
+#define VDISK_BUCKETS 1024 /* a power of two */
+#define VDISK_BATCH   16   /* dirty blocks at once */
 
 struct vdisk_engine {
 	struct vdisk *vd;
@@ -134,7 +166,7 @@ struct vdisk_engine {
 	enum vdisk_mode mode;
 	struct vdisk_space space;
 	bool no_grow;  /* the host's: never take room */
-	bool readonly; /* the host's: no writes, whatever the mode is */
+	bool readonly; /* the host's, or the image is: no writes, whatever the mode is */
 	u64 commits;   /* that changed a table */
 
 	struct vdisk_unit *buckets[VDISK_BUCKETS]; /* pending units; others may look if empty */
@@ -145,19 +177,26 @@ struct vdisk_engine {
 	u8 *heads;		      /* their memory */
 
 	enum vdisk_commit_state state;
-	u32 busy;  /* actions of the commit under way */
-	int error; /* of the commit */
-	struct vdisk_action flush;
+	u32 busy;     /* actions of the commit under way */
+	u32 draining; /* writes under way to sealed units */
+	int error;    /* of the commit */
+	int lost;     /* a unit could not be filled, and its writes are lost */
+	struct vdisk_action flush, quiesce;
 	struct vdisk_queue flushing; /* requests that the running commit answers */
 	struct vdisk_queue flushes;  /* those for the next */
 	struct vdisk_queue starved;  /* writes that found no free unit */
-	struct vdisk_queue seeking;  /* writes that wait for the search for room */
-	u32 link_unit, link_n;	     /* how far linking has come */
+	struct vdisk_queue seeking;  /* writes that wait for need */
+	struct vdisk_map need;	     /* the block that the search for room wants to see */
+	struct vdisk_queue gated;    /* writes that wait for the header */
+	u32 at_unit, at_n;	     /* how far the step of the commit has come */
+	u32 edits;		     /* blocks that it has changed */
 	struct vdisk_block *dirty;
-	struct vdisk_action links[VDISK_LINK_BATCH];
+	struct vdisk_action batch[VDISK_BATCH];
 	struct vdisk_queue ready; /* to be started again */
 	bool linking;		  /* the commit changes tables */
 	bool commit_wanted;
+	bool quiescing;
+	bool counting; /* room was needed: how much is left is worth knowing */
 };
 
 /*
@@ -179,8 +218,16 @@ void vdisk_engine_commit(struct vdisk_engine *e);
 bool vdisk_engine_dirty(const struct vdisk_engine *e);
 
 /*
+ * Is there anything for a commit to do, now or when a QUIESCE has ended? Who closes the image
+ * commits until this is false: it is true for longer than vdisk_engine_dirty(), while places are
+ * owed that would leak otherwise.
+ */
+bool vdisk_engine_unsettled(const struct vdisk_engine *e);
+
+/*
  * May unit `index` be pending? By anyone at any time, without a lock. Who wants to trust an answer
- * of vdisk_image_map() that is ZERO or PARENT must have seen false BEFORE asking for it.
+ * of vdisk_image_map() that is not DATA must have seen false BEFORE asking for it. (DATA becomes
+ * something else only by a request for zeros or a discard, which is not answered before.)
  */
 bool vdisk_engine_maybe_pending(const struct vdisk_engine *e, u64 index);
 
@@ -191,12 +238,13 @@ bool vdisk_engine_maybe_pending(const struct vdisk_engine *e, u64 index);
 int vdisk_engine_map(struct vdisk_engine *e, u64 offset, u64 length, struct vdisk_map *answer);
 
 /*
- * The first write that needs room waits until all tables have been read. One step of that search;
- * the host calls it from its loop, between other events, while it returns true. May sleep.
+ * A write that needs room waits until the tables that tell about it have been read. One step of
+ * that search; the host calls it from its loop, between other events, while it returns true. May
+ * sleep.
  */
 bool vdisk_engine_search(struct vdisk_engine *e);
 
-/* The only setter of the mode: never leaves it for a better one. */
+/* The only setter of the mode: never leaves it for a better one, but that room may be found again. */
 void vdisk_engine_set_mode(struct vdisk_engine *e, enum vdisk_mode mode);
 
 #endif

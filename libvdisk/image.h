@@ -13,11 +13,31 @@
 
 struct vdisk_unit;
 
-/* Room inside the file, found by reading all tables once. Bytes of the image file. */
+/* The steps of a commit that change tables, in this order; each is durable before the next. */
+enum vdisk_phase {
+	VDISK_PHASE_COUNT, /* who else could take the new places sees that they are taken; places
+			    * that were given up by an earlier commit are given back */
+	VDISK_PHASE_ROOT,  /* headers, and what makes new tables of the first step reachable */
+	VDISK_PHASE_LINK,  /* the pointers to data and to new tables of pointers */
+};
+
+/* vdisk_format.state */
+#define VDISK_WORK    1 /* a commit would change something, even without units */
+#define VDISK_DROPPED 2 /* places were given up: call quiet() when nobody uses them any more */
+#define VDISK_OWED    4 /* places were given up that are not given back yet */
+
+/* Bytes of the image file to be zeroed, or copied from elsewhere in it. */
+struct vdisk_region {
+	u64 offset, length;
+	u64 from; /* VDISK_NOWHERE: zeros */
+};
+
+/* Room inside the file, found by reading all tables once. */
 struct vdisk_space {
-	u64 next;      /* the first free byte behind everything that is used */
+	u64 next;      /* byte of the file: the first free one behind everything that is used */
 	u64 end;       /* nothing may be put at or behind this one */
-	u64 allocated; /* units of the virtual disk that have a place */
+	u64 free;      /* qcow2: clusters, when known */
+	u64 allocated; /* units that have a place; qcow2: clusters of the file that are in use */
 	u64 cursor;    /* the format's: how far the search has come */
 	bool known;    /* the search has ended */
 };
@@ -35,26 +55,54 @@ struct vdisk_format {
 	 */
 	int (*map)(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer);
 
-	/* The rest is for formats that allocate (vd->unit_shift is not 0); engine.h calls it. */
+	/* The rest is for formats that allocate (vd->unit_shift is not 0); the engine calls it, one
+	 * caller at a time. What is not needed may be NULL, but for scan, room, reserve, place and
+	 * change. Whoever reads a block that is not cached says so: -EAGAIN, and answer is
+	 * VDISK_NEED; he is called again when it is there. -EUCLEAN: an entry is damaged, as
+	 * vdisk_image_map() has it. */
 
-	/*
-	 * Read on from space->cursor, as far as cached blocks go. 0: all is read and space->known;
-	 * -EAGAIN: answer is VDISK_NEED, a block has to be fetched first; -EUCLEAN: an entry is
-	 * damaged, as vdisk_image_map() has it.
-	 */
+	/* Before the first write, for at most `units` pending ones at a time; and when there will
+	 * be no more. -ENOMEM. */
+	int (*begin)(struct vdisk *vd, u32 units);
+	void (*end)(struct vdisk *vd);
+
+	/* Read on from space->cursor, as far as cached blocks go. 0: all is read and space->known;
+	 * or -EAGAIN, -EUCLEAN. */
 	int (*scan)(const struct vdisk *vd, struct vdisk_space *space, struct vdisk_map *answer);
-	/* Take room for one unit: *home is where its first byte goes. -ENOSPC. */
-	int (*take)(const struct vdisk *vd, struct vdisk_space *space, u64 *home);
 	/* How much is left, in bytes of the virtual disk. */
 	u64 (*room)(const struct vdisk *vd, const struct vdisk_space *space);
+
 	/*
-	 * The n-th metadata block that makes the unit's sectors reachable: its offset in the file,
-	 * or VDISK_NOWHERE when there are no more.
+	 * Find room for what unit `index` needs: *home, where its first byte goes, unless home is
+	 * NULL, and tables. It belongs to the next commit, which links it. 0; -EAGAIN; -EBUSY: ask
+	 * again when a commit has ended; -ENOSPC; -EUCLEAN.
 	 */
-	u64 (*link_block)(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n);
+	int (*reserve)(struct vdisk *vd, struct vdisk_space *space, u64 index, u64 *home,
+		       struct vdisk_map *answer);
+	/* The unit, whose home was reserved, goes without having been linked. */
+	void (*unreserve)(struct vdisk *vd, struct vdisk_unit *unit);
+
+	/* A commit begins: what was reserved until now, and units that are `sealed`, belong to it.
+	 * It ends well: all of it is durable. (When it fails the engine asks for nothing more.) */
+	void (*seal)(struct vdisk *vd);
+	void (*committed)(struct vdisk *vd, struct vdisk_space *space);
+	/* The n-th region that has to be made before tables are changed; false: no more. */
+	bool (*prepare)(const struct vdisk *vd, u32 n, struct vdisk_region *region);
+	/*
+	 * The n-th metadata block that this step of the commit changes for a unit, or, if unit is
+	 * NULL, for what belongs to none. 0, -ENOENT: there are no more; -EAGAIN, -EUCLEAN.
+	 */
+	int (*place)(struct vdisk *vd, enum vdisk_phase phase, const struct vdisk_unit *unit, u32 n,
+		     u64 *block, struct vdisk_map *answer);
 	/* Change that block's contents so; false when there was nothing to change. Others read it
-	 * meanwhile: whole words or bytes only. */
-	bool (*link)(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u8 *data);
+	 * meanwhile: whole words or bytes only, or inside of vd->seq. */
+	bool (*change)(struct vdisk *vd, struct vdisk_space *space, enum vdisk_phase phase,
+		       const struct vdisk_unit *unit, u32 n, u8 *data);
+
+	/* VDISK_WORK, … */
+	u32 (*state)(const struct vdisk *vd);
+	/* No I/O is under way any more that was mapped before VDISK_DROPPED was seen. */
+	void (*quiet)(struct vdisk *vd);
 };
 
 /* A range of the image file that holds headers or tables: no unit may lie there. */
@@ -118,10 +166,20 @@ struct vdisk {
 	 * metadata block, unless a host with a parent of larger blocks says more. */
 	u32 granule;
 	/* Of formats that allocate: */
-	u32 unit_shift;	 /* log2 of the bytes that get a place together; 0: the format is flat */
-	u32 head_bytes;	 /* that a new unit has in front of its home: its bitmap */
-	bool fill_zeros; /* what is not covered of a new unit must be zeroed before it is linked */
-	bool readonly;	 /* whatever the device can: a snapshot, or refcounts in doubt */
+	u32 unit_shift; /* log2 of the bytes that get a place together; 0: the format is flat */
+	u32 head_bytes; /* that a new unit has in front of its home: its bitmap */
+	/* Bytes, a power of two up to the unit: what is written in part has to be filled up to that,
+	 * with what was there before, before it is linked. 0: never. */
+	u32 fill;
+	/* Zeros, and discards, of whole `fill` bytes can be said in the tables. */
+	bool can_zero, can_discard;
+	/* The header has to be changed before the first write; changed by the engine only. */
+	bool touch;
+	/* The engine has found damage: the header shall say so. */
+	bool mark_corrupt;
+	/* Odd while the engine changes an entry that readers cannot load at once. */
+	u32 seq;
+	bool readonly; /* whatever the device can: a snapshot, or refcounts in doubt */
 	union {
 		struct vhd vhd;
 		struct qcow qcow;
