@@ -1,42 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Allocation and commit: the order of things is told in engine.h. */
-#include "engine.h"
+/* Requests, pending units and what the host calls; commit.c does the rest. */
+#include "engine-private.h"
 
 #define UNITS_MIN 4
-#define UNITS_MAX 128
-
-/* ---- queues ---- */
-
-static void push(struct vdisk_queue *q, struct vdisk_req *req)
-{
-	req->next = NULL;
-	if (q->first)
-		q->last->next = req;
-	else
-		q->first = req;
-	q->last = req;
-}
-
-static struct vdisk_req *pop(struct vdisk_queue *q)
-{
-	struct vdisk_req *req = q->first;
-
-	if (req)
-		q->first = req->next;
-	return req;
-}
-
-static void move_all(struct vdisk_queue *from, struct vdisk_queue *to)
-{
-	if (!from->first)
-		return;
-	if (to->first)
-		to->last->next = from->first;
-	else
-		to->first = from->first;
-	to->last = from->last;
-	from->first = NULL;
-}
+#define UNITS_MAX 1024
+/* Of the disk, in units that are pending at the same time: a commit may have to fill as much. */
+#define PENDING_BYTES (256U << 20)
 
 /* ---- mode ---- */
 
@@ -49,8 +18,12 @@ const char *vdisk_mode_name(enum vdisk_mode mode)
 
 void vdisk_engine_set_mode(struct vdisk_engine *e, enum vdisk_mode mode)
 {
-	if (mode <= e->mode)
+	bool room_again = mode == VDISK_MODE_RW && e->mode == VDISK_MODE_OUT_OF_SPACE;
+
+	if (mode <= e->mode && !room_again)
 		return;
+	if (mode == VDISK_MODE_NEEDS_CHECK && !e->readonly)
+		e->vd->mark_corrupt = true;
 	WRITE_ONCE(e->mode, mode);
 	e->ops->mode_changed(e);
 }
@@ -85,6 +58,8 @@ static struct vdisk_unit *add_unit(struct vdisk_engine *e, u64 index, u64 home, 
 	u->index = index;
 	u->home = home;
 	u->fresh = fresh;
+	u->clear = false;
+	u->error = 0;
 	u->sealed = false;
 	u->writes = 0;
 	u->filled = 0;
@@ -98,7 +73,7 @@ static struct vdisk_unit *add_unit(struct vdisk_engine *e, u64 index, u64 home, 
 }
 
 /* Who sees the bucket empty sees the tables that were changed before. */
-static void drop_unit(struct vdisk_engine *e, struct vdisk_unit *u)
+void vdisk_engine_drop_unit(struct vdisk_engine *e, struct vdisk_unit *u)
 {
 	struct vdisk_unit **link = bucket_of(e, u->index);
 
@@ -113,45 +88,9 @@ static void drop_unit(struct vdisk_engine *e, struct vdisk_unit *u)
 	move_all(&u->waiting, &e->ready);
 }
 
-static u64 unit_bytes(const struct vdisk_engine *e)
-{
-	return 1ULL << e->vd->unit_shift;
-}
-
-static u64 inside(const struct vdisk_engine *e, u64 offset)
-{
-	return offset & (unit_bytes(e) - 1);
-}
-
-static bool is_covered(const struct vdisk_unit *u, u64 sector)
-{
-	return u->covered[sector / 8] & (0x80 >> sector % 8);
-}
-
-static void cover(struct vdisk_engine *e, struct vdisk_unit *u, const struct vdisk_req *req)
-{
-	u64 sector = inside(e, req->offset) / VDISK_SECTOR;
-	u64 end = sector + req->length / VDISK_SECTOR;
-
-	for (; sector < end; sector++)
-		u->covered[sector / 8] |= 0x80 >> sector % 8;
-}
-
-/* From byte `at` of the unit on, at most to `end`: how many bytes are covered, or not, like it. */
-static u64 same_cover(const struct vdisk_unit *u, u64 at, u64 end)
-{
-	u64 sector = at / VDISK_SECTOR;
-	bool covered = is_covered(u, sector);
-
-	do {
-		sector++;
-	} while (sector < end / VDISK_SECTOR && is_covered(u, sector) == covered);
-	return sector * VDISK_SECTOR - at;
-}
-
 /* ---- maps ---- */
 
-static void found_bad_entry(struct vdisk_engine *e, int error, const struct vdisk_map *answer)
+void vdisk_engine_bad_entry(struct vdisk_engine *e, int error, const struct vdisk_map *answer)
 {
 	e->ops->bad_entry(e, answer);
 	if (error == -EUCLEAN)
@@ -163,11 +102,12 @@ static int map_now(struct vdisk_engine *e, u64 offset, u64 length, struct vdisk_
 	int ret = vdisk_image_map(e->vd, offset, length, answer);
 
 	if (ret == -EUCLEAN || ret == -EOPNOTSUPP)
-		found_bad_entry(e, ret, answer);
+		vdisk_engine_bad_entry(e, ret, answer);
 	return ret;
 }
 
-static int map_fetching(struct vdisk_engine *e, u64 offset, u64 length, struct vdisk_map *answer)
+int vdisk_engine_map_tables(struct vdisk_engine *e, u64 offset, u64 length,
+			    struct vdisk_map *answer)
 {
 	int ret = map_now(e, offset, length, answer);
 
@@ -186,28 +126,13 @@ int vdisk_engine_map(struct vdisk_engine *e, u64 offset, u64 length, struct vdis
 
 	if (length > unit_bytes(e) - at)
 		length = unit_bytes(e) - at;
-	if (!u)
+	if (!u || u->clear)
 		return map_now(e, offset, length, answer);
 	length = same_cover(u, at, at + length);
 	if (!is_covered(u, at / VDISK_SECTOR))
 		return map_now(e, offset, length, answer);
 	*answer = (struct vdisk_map){ VDISK_DATA, u->home + at, length, VDISK_NOWHERE, 0 };
 	return 0;
-}
-
-/* ---- room ---- */
-
-/* Read on in the tables as far as one fetch goes. */
-static int search_step(struct vdisk_engine *e)
-{
-	struct vdisk_map m = { .home = VDISK_NOWHERE };
-	int ret = e->vd->format->scan(e->vd, &e->space, &m);
-
-	if (ret == -EAGAIN)
-		return e->ops->fetch(e, &m);
-	if (ret == -EUCLEAN)
-		found_bad_entry(e, ret, &m);
-	return ret;
 }
 
 /* ---- writes ---- */
@@ -217,7 +142,7 @@ static void end_req(struct vdisk_engine *e, struct vdisk_req *req, int error)
 	e->ops->complete(e, req, error);
 }
 
-static void end_reqs(struct vdisk_engine *e, struct vdisk_queue *q, int error)
+void vdisk_engine_end_reqs(struct vdisk_engine *e, struct vdisk_queue *q, int error)
 {
 	struct vdisk_req *req;
 
@@ -230,8 +155,10 @@ static void finish_in_unit(struct vdisk_engine *e, struct vdisk_req *req, int er
 	struct vdisk_unit *u = req->unit;
 
 	u->writes--;
+	if (u->sealed)
+		e->draining--;
 	if (!error)
-		cover(e, u, req);
+		cover(u, inside(e, req->offset), req->length);
 	if (error || !req->fua)
 		end_req(e, req, error);
 	else /* the commit that has sealed the unit still waits for this write */
@@ -250,6 +177,7 @@ static void start_data(struct vdisk_engine *e, struct vdisk_req *req, u64 offset
 {
 	req->action = (struct vdisk_action){ .kind = VDISK_ACT_DATA,
 					     .fua = req->fua && !req->unit,
+					     .guest = true,
 					     .offset = offset,
 					     .length = req->length,
 					     .req = req,
@@ -259,8 +187,9 @@ static void start_data(struct vdisk_engine *e, struct vdisk_req *req, u64 offset
 
 static void write_to_unit(struct vdisk_engine *e, struct vdisk_req *req, struct vdisk_unit *u)
 {
-	if (u->sealed) {
+	if (u->sealed || u->clear || req->op == VDISK_REQ_DISCARD) {
 		push(&u->waiting, req);
+		e->commit_wanted = true;
 		return;
 	}
 	u->writes++;
@@ -268,42 +197,72 @@ static void write_to_unit(struct vdisk_engine *e, struct vdisk_req *req, struct 
 	start_data(e, req, u->home + inside(e, req->offset));
 }
 
-/* Room for a unit that has none. The search for it has ended. */
-static int take_room(struct vdisk_engine *e, u64 *home)
-{
-	int ret = e->vd->format->take(e->vd, &e->space, home);
-
-	if (ret == -ENOSPC)
-		vdisk_engine_set_mode(e, VDISK_MODE_OUT_OF_SPACE);
-	return ret;
-}
+/* ---- writes that change tables ---- */
 
 /* May a unit be added to the image, or why not? */
 static int may_grow(struct vdisk_engine *e)
 {
 	if (e->mode >= VDISK_MODE_NEEDS_CHECK)
 		return -EIO;
-	if (!e->no_grow)
-		return 0;
-	vdisk_engine_set_mode(e, VDISK_MODE_OUT_OF_SPACE);
-	return -ENOSPC;
+	return e->no_grow ? -ENOSPC : 0;
 }
 
-static void write_to_fresh_unit(struct vdisk_engine *e, struct vdisk_req *req)
+/* There was no room for the request: a discard can do without. */
+static void end_without_room(struct vdisk_engine *e, struct vdisk_req *req, int error)
 {
-	int ret = may_grow(e);
-	u64 home;
+	if (req->op == VDISK_REQ_DISCARD)
+		error = 0;
+	else if (error == -ENOSPC)
+		vdisk_engine_set_mode(e, VDISK_MODE_OUT_OF_SPACE);
+	end_req(e, req, error);
+}
 
-	if (!ret && !e->space.known) {
-		push(&e->seeking, req);
-		return;
-	}
+/* Have a place for a unit, or for its tables only if home is NULL; false: the request waits, or has
+ * ended. */
+static bool find_room(struct vdisk_engine *e, struct vdisk_req *req, u64 *home)
+{
+	u64 index = req->offset >> e->vd->unit_shift;
+	struct vdisk_map m = { .home = VDISK_NOWHERE };
+	int ret = may_grow(e);
+
 	if (!ret)
-		ret = take_room(e, &home);
-	if (ret)
-		end_req(e, req, ret);
-	else
-		write_to_unit(e, req, add_unit(e, req->offset >> e->vd->unit_shift, home, true));
+		ret = e->vd->format->reserve(e->vd, &e->space, index, home, &m);
+	switch (ret) {
+	case 0:
+		e->counting = true;
+		vdisk_engine_set_mode(e, VDISK_MODE_RW);
+		return true;
+	case -EAGAIN:
+		e->need = m;
+		push(&e->seeking, req);
+		return false;
+	case -EBUSY:
+		push(&e->starved, req);
+		e->commit_wanted = true;
+		return false;
+	case -EUCLEAN:
+		vdisk_engine_bad_entry(e, ret, &m);
+		ret = -EIO;
+	}
+	end_without_room(e, req, ret);
+	return false;
+}
+
+static struct vdisk_unit *new_unit(struct vdisk_engine *e, const struct vdisk_req *req, u64 home,
+				   bool fresh)
+{
+	return add_unit(e, req->offset >> e->vd->unit_shift, home, fresh);
+}
+
+/* Does all of the unit that belongs to the disk lie in the file, from home on? */
+static bool home_is_whole(struct vdisk_engine *e, const struct vdisk_req *req, u64 home)
+{
+	u64 start = req->offset - inside(e, req->offset);
+	u64 left = e->vd->info.virtual_size - start;
+
+	if (left > unit_bytes(e))
+		left = unit_bytes(e);
+	return e->vd->info.needs_data || home + left <= e->vd->io.size;
 }
 
 /* A write to where the tables do not say DATA: through a pending unit. */
@@ -315,12 +274,71 @@ static void write_to_new_unit(struct vdisk_engine *e, struct vdisk_req *req,
 	if (!e->free) {
 		push(&e->starved, req);
 		e->commit_wanted = true;
-	} else if (home == VDISK_NOWHERE) {
-		write_to_fresh_unit(e, req);
-	} else {
-		home -= inside(e, req->offset);
-		write_to_unit(e, req, add_unit(e, req->offset >> e->vd->unit_shift, home, false));
+		return;
 	}
+	if (home != VDISK_NOWHERE) {
+		home -= inside(e, req->offset);
+		if (home_is_whole(e, req, home)) {
+			write_to_unit(e, req, new_unit(e, req, home, false));
+			return;
+		}
+	}
+	if (find_room(e, req, &home))
+		write_to_unit(e, req, new_unit(e, req, home, true));
+}
+
+/* Can the tables say it? Only of what is filled together as a whole; a compressed unit is one. */
+static bool can_clear(struct vdisk_engine *e, const struct vdisk_req *req,
+		      const struct vdisk_map *m)
+{
+	u64 end = req->offset + req->length;
+	u32 grain = e->vd->fill;
+
+	if (!(req->op == VDISK_REQ_ZEROES ? e->vd->can_zero : e->vd->can_discard))
+		return false;
+	if (req->op == VDISK_REQ_DISCARD || m->kind == VDISK_COMPRESSED)
+		grain = (u32)unit_bytes(e);
+	return !(req->offset & (grain - 1)) &&
+	       (!(end & (grain - 1)) || end == e->vd->info.virtual_size);
+}
+
+/* The commit that it begins answers it. */
+static void clear_unit(struct vdisk_engine *e, struct vdisk_req *req)
+{
+	struct vdisk_unit *u;
+
+	if (!e->free) {
+		push(&e->starved, req);
+		e->commit_wanted = true;
+		return;
+	}
+	if (!find_room(e, req, NULL))
+		return;
+	u = new_unit(e, req, VDISK_NOWHERE, false);
+	u->clear = true;
+	u->unmap = req->op == VDISK_REQ_DISCARD;
+	cover(u, inside(e, req->offset), req->length);
+	push(&e->flushes, req);
+}
+
+/* Nothing is pending there, and the tables say this of where it begins. */
+static void write_by_map(struct vdisk_engine *e, struct vdisk_req *req, const struct vdisk_map *m)
+{
+	bool whole = m->length == req->length, write = req->op != VDISK_REQ_DISCARD;
+
+	if (whole && m->kind == VDISK_ZERO && (!write || req->op == VDISK_REQ_ZEROES) &&
+	    (write || m->home == VDISK_NOWHERE))
+		end_req(e, req, 0);
+	else if (!write && m->kind == VDISK_PARENT)
+		end_req(e, req, 0); /* a hint: it would need room */
+	else if (req->op != VDISK_REQ_WRITE && can_clear(e, req, m))
+		clear_unit(e, req);
+	else if (!write)
+		end_req(e, req, 0);
+	else if (whole && m->kind == VDISK_DATA)
+		start_data(e, req, m->offset);
+	else
+		write_to_new_unit(e, req, m);
 }
 
 static void start_write(struct vdisk_engine *e, struct vdisk_req *req)
@@ -333,20 +351,21 @@ static void start_write(struct vdisk_engine *e, struct vdisk_req *req)
 		end_req(e, req, e->readonly ? -EROFS : -EIO);
 		return;
 	}
+	if (e->vd->touch) {
+		push(&e->gated, req);
+		e->commit_wanted = true;
+		return;
+	}
 	u = find_unit(e, req->offset >> e->vd->unit_shift);
 	if (u) {
 		write_to_unit(e, req, u);
 		return;
 	}
-	ret = map_fetching(e, req->offset, req->length, &m);
+	ret = vdisk_engine_map_tables(e, req->offset, req->length, &m);
 	if (ret)
 		end_req(e, req, -EIO);
-	else if (m.kind == VDISK_DATA && m.length == req->length)
-		start_data(e, req, m.offset);
-	else if (m.kind == VDISK_ZERO && m.length == req->length && req->op == VDISK_REQ_ZEROES)
-		end_req(e, req, 0);
 	else
-		write_to_new_unit(e, req, &m);
+		write_by_map(e, req, &m);
 }
 
 static void start_request(struct vdisk_engine *e, struct vdisk_req *req)
@@ -358,275 +377,7 @@ static void start_request(struct vdisk_engine *e, struct vdisk_req *req)
 		start_write(e, req);
 }
 
-/* ---- commit ---- */
-
-static void part_done(struct vdisk_engine *e, struct vdisk_action *a, int error)
-{
-	(void)a;
-	e->busy--;
-	if (error && !e->error)
-		e->error = error;
-}
-
-static void start_part(struct vdisk_engine *e, struct vdisk_action *a)
-{
-	e->busy++;
-	e->ops->start(e, a);
-}
-
-static void start_flush(struct vdisk_engine *e)
-{
-	e->flush = (struct vdisk_action){ .kind = VDISK_ACT_FLUSH, .done = part_done };
-	start_part(e, &e->flush);
-}
-
-static void write_head(struct vdisk_engine *e, struct vdisk_unit *u)
-{
-	if (!e->vd->head_bytes)
-		return;
-	u->action = (struct vdisk_action){ .kind = VDISK_ACT_WRITE,
-					   .offset = u->home - e->vd->head_bytes,
-					   .length = e->vd->head_bytes,
-					   .buf = u->head,
-					   .done = part_done };
-	start_part(e, &u->action);
-}
-
-static void fill_next(struct vdisk_engine *e, struct vdisk_unit *u);
-
-static void fill_done(struct vdisk_engine *e, struct vdisk_action *a, int error)
-{
-	part_done(e, a, error);
-	if (!error)
-		fill_next(e, a->owner);
-}
-
-/* The next piece that nobody wrote, or at the end the head. */
-static void fill_next(struct vdisk_engine *e, struct vdisk_unit *u)
-{
-	u64 at = u->filled, length;
-
-	if (at < unit_bytes(e) && is_covered(u, at / VDISK_SECTOR))
-		at += same_cover(u, at, unit_bytes(e));
-	if (at == unit_bytes(e)) {
-		memset(u->covered, 0xff, e->cover_bytes);
-		write_head(e, u);
-		return;
-	}
-	length = same_cover(u, at, unit_bytes(e));
-	u->filled = at + length;
-	u->action = (struct vdisk_action){ .kind = VDISK_ACT_ZERO,
-					   .offset = u->home + at,
-					   .length = length,
-					   .owner = u,
-					   .done = fill_done };
-	start_part(e, &u->action);
-}
-
-static void seal(struct vdisk_engine *e)
-{
-	e->commit_wanted = false;
-	e->error = 0;
-	for (u32 i = 0; i < e->n_units; i++)
-		if (e->units[i].used)
-			e->units[i].sealed = true;
-	move_all(&e->flushes, &e->flushing);
-	WRITE_ONCE(e->state, VDISK_DRAIN);
-}
-
-static bool nothing_covered(const struct vdisk_engine *e, const struct vdisk_unit *u)
-{
-	for (u32 i = 0; i < e->cover_bytes; i++)
-		if (u->covered[i])
-			return false;
-	return true;
-}
-
-/* All sealed units are quiet? A unit whose writes have all failed goes as it came. */
-static bool drained(struct vdisk_engine *e)
-{
-	for (u32 i = 0; i < e->n_units; i++)
-		if (e->units[i].sealed && e->units[i].writes)
-			return false;
-	for (u32 i = 0; i < e->n_units; i++)
-		if (e->units[i].sealed && nothing_covered(e, &e->units[i]))
-			drop_unit(e, &e->units[i]);
-	return true;
-}
-
-static struct vdisk_unit *next_sealed(struct vdisk_engine *e)
-{
-	while (e->link_unit < e->n_units && !e->units[e->link_unit].sealed)
-		e->link_unit++;
-	return e->link_unit < e->n_units ? &e->units[e->link_unit] : NULL;
-}
-
-static void start_fill(struct vdisk_engine *e)
-{
-	e->link_unit = 0;
-	e->link_n = 0;
-	e->linking = next_sealed(e) != NULL;
-	for (u32 i = 0; i < e->n_units; i++) {
-		struct vdisk_unit *u = &e->units[i];
-
-		if (!u->sealed || !u->fresh)
-			continue;
-		if (e->vd->fill_zeros)
-			fill_next(e, u);
-		else
-			write_head(e, u);
-	}
-	WRITE_ONCE(e->state, VDISK_FILL);
-}
-
-/* Change one metadata block. It stays pinned until it has been written. */
-static int link_block(struct vdisk_engine *e, const struct vdisk_unit *u, u64 offset, u32 *n_dirty)
-{
-	struct vdisk_block *b;
-	int ret = e->ops->pin(e, offset, &b);
-
-	if (ret)
-		return ret;
-	if (!e->vd->format->link(e->vd, u, e->link_n, b->data) || b->dirty) {
-		e->ops->unpin(e, b); /* one pin for a dirty block is enough */
-		return 0;
-	}
-	b->dirty = true;
-	b->next_dirty = e->dirty;
-	e->dirty = b;
-	(*n_dirty)++;
-	return 0;
-}
-
-static void unpin_written(struct vdisk_engine *e)
-{
-	while (e->dirty) {
-		struct vdisk_block *b = e->dirty;
-
-		e->dirty = b->next_dirty;
-		b->dirty = false;
-		e->ops->unpin(e, b);
-	}
-}
-
-static void write_dirty(struct vdisk_engine *e)
-{
-	struct vdisk_action *a = e->links;
-
-	for (struct vdisk_block *b = e->dirty; b; b = b->next_dirty, a++) {
-		*a = (struct vdisk_action){ .kind = VDISK_ACT_WRITE,
-					    .offset = b->offset,
-					    .length = e->vd->meta->block,
-					    .buf = b->data,
-					    .done = part_done };
-		start_part(e, a);
-	}
-}
-
-/* Link as many units as one batch of dirty blocks allows. */
-static void link_batch(struct vdisk_engine *e)
-{
-	struct vdisk_unit *u;
-	u32 n_dirty = 0;
-
-	while (n_dirty < VDISK_LINK_BATCH && !e->error && (u = next_sealed(e))) {
-		u64 offset = e->vd->format->link_block(e->vd, u, e->link_n);
-
-		if (offset == VDISK_NOWHERE) {
-			e->link_unit++;
-			e->link_n = 0;
-			continue;
-		}
-		e->error = link_block(e, u, offset, &n_dirty);
-		e->link_n++;
-	}
-	write_dirty(e);
-}
-
-static void finish_commit(struct vdisk_engine *e)
-{
-	for (u32 i = 0; i < e->n_units; i++)
-		if (e->units[i].sealed)
-			drop_unit(e, &e->units[i]);
-	if (e->linking)
-		e->commits++;
-	WRITE_ONCE(e->state, VDISK_IDLE);
-	end_reqs(e, &e->flushing, 0);
-	move_all(&e->starved, &e->ready);
-}
-
-/* Nobody can tell what is durable now. What was not linked stays pending and can be read; blocks
- * that could not be written stay pinned. Only a flush with nothing behind it is forgiven. */
-static void fail_commit(struct vdisk_engine *e)
-{
-	if (e->linking)
-		vdisk_engine_set_mode(e, VDISK_MODE_FAIL);
-	WRITE_ONCE(e->state, VDISK_IDLE);
-	end_reqs(e, &e->flushing, e->error);
-	for (u32 i = 0; i < e->n_units; i++)
-		if (e->units[i].used)
-			move_all(&e->units[i].waiting, &e->ready);
-	move_all(&e->starved, &e->ready);
-}
-
-static void to_flush(struct vdisk_engine *e, enum vdisk_commit_state state)
-{
-	WRITE_ONCE(e->state, state);
-	start_flush(e);
-}
-
-/* A state of the commit has ended, and nothing of it is under way any more: on to the next. */
-static void advance(struct vdisk_engine *e)
-{
-	switch (e->state) {
-	case VDISK_IDLE:
-		seal(e);
-		break;
-	case VDISK_DRAIN:
-		start_fill(e);
-		break;
-	case VDISK_FILL:
-		to_flush(e, e->linking ? VDISK_FLUSH_DATA : VDISK_FLUSH_LINKS);
-		break;
-	case VDISK_FLUSH_DATA:
-		WRITE_ONCE(e->state, VDISK_LINK);
-		link_batch(e);
-		break;
-	case VDISK_LINK:
-		unpin_written(e);
-		if (next_sealed(e))
-			link_batch(e);
-		else
-			to_flush(e, VDISK_FLUSH_LINKS);
-		break;
-	case VDISK_FLUSH_LINKS:
-		finish_commit(e);
-		break;
-	}
-}
-
-/* Is there a reason to start a commit? */
-static bool can_start(struct vdisk_engine *e)
-{
-	if (e->mode == VDISK_MODE_FAIL)
-		end_reqs(e, &e->flushes, -EIO);
-	else if (e->flushes.first || (e->commit_wanted && e->n_pending))
-		return true;
-	return false;
-}
-
-/* One state further, if the last one has ended. */
-static bool advanced(struct vdisk_engine *e)
-{
-	if (e->busy || (e->state == VDISK_IDLE && !can_start(e)) ||
-	    (e->state == VDISK_DRAIN && !drained(e)))
-		return false;
-	if (e->error && e->state != VDISK_IDLE)
-		fail_commit(e);
-	else
-		advance(e);
-	return true;
-}
+/* ---- what the host calls ---- */
 
 static void engine_step(struct vdisk_engine *e)
 {
@@ -635,10 +386,8 @@ static void engine_step(struct vdisk_engine *e)
 	do {
 		while ((req = pop(&e->ready)))
 			start_request(e, req);
-	} while (advanced(e));
+	} while (vdisk_commit_advance(e));
 }
-
-/* ---- what the host calls ---- */
 
 void vdisk_engine_submit(struct vdisk_engine *e, struct vdisk_req *req)
 {
@@ -654,23 +403,38 @@ void vdisk_engine_done(struct vdisk_engine *e, struct vdisk_action *a, int error
 
 void vdisk_engine_commit(struct vdisk_engine *e)
 {
-	e->commit_wanted = e->n_pending != 0;
+	e->commit_wanted = vdisk_commit_has_work(e);
 	engine_step(e);
+}
+
+/* How much is left is not needed to write, but users want to know. A step of counting it. */
+static void count_step(struct vdisk_engine *e)
+{
+	struct vdisk_map m = { .home = VDISK_NOWHERE };
+	int ret = e->vd->format->scan(e->vd, &e->space, &m);
+
+	if (ret == -EAGAIN)
+		ret = e->ops->fetch(e, &m);
+	else if (ret == -EUCLEAN)
+		vdisk_engine_bad_entry(e, ret, &m);
+	if (ret || e->space.known)
+		e->counting = false;
 }
 
 bool vdisk_engine_search(struct vdisk_engine *e)
 {
-	int ret;
+	if (e->seeking.first) {
+		int ret = e->ops->fetch(e, &e->need);
 
-	if (!e->seeking.first)
-		return false;
-	ret = e->space.known ? 0 : search_step(e);
-	if (ret)
-		end_reqs(e, &e->seeking, -EIO);
-	else if (e->space.known)
-		move_all(&e->seeking, &e->ready);
+		if (ret)
+			vdisk_engine_end_reqs(e, &e->seeking, -EIO);
+		else
+			move_all(&e->seeking, &e->ready);
+	} else if (e->counting) {
+		count_step(e);
+	}
 	engine_step(e);
-	return e->seeking.first != NULL;
+	return e->seeking.first || e->counting;
 }
 
 bool vdisk_engine_dirty(const struct vdisk_engine *e)
@@ -678,24 +442,44 @@ bool vdisk_engine_dirty(const struct vdisk_engine *e)
 	return READ_ONCE(e->n_pending) || READ_ONCE(e->state) != VDISK_IDLE;
 }
 
+bool vdisk_engine_unsettled(const struct vdisk_engine *e)
+{
+	return vdisk_engine_dirty(e) || e->quiescing || format_state(e) & (VDISK_WORK | VDISK_OWED);
+}
+
+static u32 how_many_units(const struct vdisk_engine *e, size_t memory)
+{
+	u64 n = divide(memory, (u32)sizeof(*e->units) + e->unit_memory);
+	u64 most = PENDING_BYTES >> e->vd->unit_shift;
+
+	if (most > UNITS_MAX)
+		most = UNITS_MAX;
+	if (n > most)
+		n = most;
+	return n < UNITS_MIN ? UNITS_MIN : (u32)n;
+}
+
 int vdisk_engine_init(struct vdisk_engine *e, struct vdisk *vd, const struct vdisk_engine_ops *ops,
 		      void *host, size_t memory_limit)
 {
 	u64 sectors = 1ULL << (vd->unit_shift - 9);
-	u64 n;
+	int ret = -ENOMEM;
 
 	e->vd = vd;
 	e->ops = ops;
 	e->host = host;
-	e->cover_bytes = (u32)round_up_to(sectors / 8, VDISK_SECTOR);
+	e->readonly = vd->readonly;
+	/* A head ends with the bits, in whole sectors. */
+	e->cover_bytes = (u32)round_up_to(sectors, vd->head_bytes ? 8 * VDISK_SECTOR : 64) / 8;
 	e->unit_memory = vd->head_bytes > e->cover_bytes ? vd->head_bytes : e->cover_bytes;
-	n = divide(memory_limit, e->unit_memory);
-	e->n_units = n < UNITS_MIN ? UNITS_MIN : n > UNITS_MAX ? UNITS_MAX : (u32)n;
+	e->n_units = how_many_units(e, memory_limit);
 	e->units = vdisk_zalloc(e->n_units * sizeof(*e->units));
 	e->heads = vdisk_zalloc((size_t)e->n_units * e->unit_memory);
-	if (!e->units || !e->heads) {
+	if (e->units && e->heads)
+		ret = vd->format->begin ? vd->format->begin(vd, e->n_units) : 0;
+	if (ret) {
 		vdisk_engine_exit(e);
-		return -ENOMEM;
+		return ret;
 	}
 	for (u32 i = 0; i < e->n_units; i++) {
 		struct vdisk_unit *u = &e->units[i];
@@ -710,7 +494,9 @@ int vdisk_engine_init(struct vdisk_engine *e, struct vdisk *vd, const struct vdi
 
 void vdisk_engine_exit(struct vdisk_engine *e)
 {
-	unpin_written(e);
+	vdisk_commit_unpin(e);
+	if (e->vd->format->end)
+		e->vd->format->end(e->vd);
 	vdisk_free(e->units);
 	vdisk_free(e->heads);
 	e->units = NULL;

@@ -67,7 +67,7 @@ struct vdisk_error {
 };
 
 struct vdisk_info {
-	const char *format;    /* the name that vdisk_options takes: "raw", "vhd", "qcow2", "qcow" */
+	const char *format; /* the name that vdisk_options takes: "raw", "vhd", "qcow2", "qcow" */
 	const char *subformat; /* "fixed", …, or NULL where a format has only one */
 	uint64_t virtual_size; /* bytes, a multiple of VDISK_SECTOR */
 	uint64_t file_size;
@@ -89,8 +89,8 @@ struct vdisk_info {
 	int copy_lost;	  /* only the footer at the end is good: other programs refuse that */
 	int copy_differs; /* footer and copy are both good and do not say the same */
 	/* qcow and qcow2 */
-	uint32_t version;	/* of the header; 1: qcow */
-	uint32_t refcount_bits; /* qcow2 */
+	uint32_t version;	  /* of the header; 1: qcow */
+	uint32_t refcount_bits;	  /* qcow2 */
 	uint32_t subcluster_size; /* bytes; 0 without extended L2 entries */
 	const char *compression;  /* of compressed clusters: "zlib", "zstd" */
 	uint32_t snapshots;	  /* internal ones */
@@ -143,7 +143,7 @@ int vdisk_probe(const struct vdisk_io *io, const char **name, struct vdisk_error
 struct vdisk_options {
 	const char *format;   /* NULL: what vdisk_probe() finds */
 	const char *snapshot; /* qcow2: the id of an internal snapshot, or its name; read-only */
-	const char *parent;   /* vdisk_open_file(): the path of the parent, whatever the image says */
+	const char *parent; /* vdisk_open_file(): the path of the parent, whatever the image says */
 };
 
 /*

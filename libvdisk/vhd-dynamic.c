@@ -273,7 +273,7 @@ int vdisk_vhd_open_dynamic(struct vdisk *vd, const struct footer *f, u64 end,
 	vd->info.subformat = v->differencing ? "differencing" : "dynamic";
 	vd->info.needs_parent = v->differencing;
 	vd->unit_shift = v->block_shift;
-	vd->fill_zeros = !v->differencing;
+	vd->fill = v->differencing ? 0 : 1U << v->block_shift;
 	if (vd->meta)
 		vd->head_bytes = (u32)round_up_to(v->bitmap_bytes, vd->meta->block);
 	return 0;
@@ -481,10 +481,17 @@ static bool fits(const struct vdisk *vd, u64 home, u64 end)
 	       (home - vd->vhd.bitmap_bytes) / VDISK_SECTOR < BAT_UNUSED;
 }
 
-int vdisk_vhd_take(const struct vdisk *vd, struct vdisk_space *space, u64 *home)
+/* The first one waits until all of the BAT has been read: nothing else tells where room is. */
+int vdisk_vhd_reserve(struct vdisk *vd, struct vdisk_space *space, u64 index, u64 *home,
+		      struct vdisk_map *answer)
 {
-	u64 at = data_behind(vd, space->next, DATA_ALIGNMENT);
+	int ret = space->known ? 0 : vdisk_vhd_scan(vd, space, answer);
+	u64 at;
 
+	(void)index;
+	if (ret)
+		return ret;
+	at = data_behind(vd, space->next, DATA_ALIGNMENT);
 	if (!fits(vd, at, space->end))
 		at = data_behind(vd, space->next, vd->meta->block);
 	if (!fits(vd, at, space->end))
@@ -512,25 +519,32 @@ u64 vdisk_vhd_room(const struct vdisk *vd, const struct vdisk_space *space)
 	return (n < unplaced ? n : unplaced) << vd->vhd.block_shift;
 }
 
-u64 vdisk_vhd_link_block(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n)
+/* A new block is linked by its entry, one that has its place by its bitmap. */
+int vdisk_vhd_place(struct vdisk *vd, enum vdisk_phase phase, const struct vdisk_unit *unit, u32 n,
+		    u64 *block, struct vdisk_map *answer)
 {
 	const struct vhd *v = &vd->vhd;
-	u64 bitmap = unit->home - v->bitmap_bytes;
-	u64 block = vdisk_block_of(vd->meta, bitmap) + (u64)n * vd->meta->block;
 
-	if (unit->fresh)
-		return n ? VDISK_NOWHERE
-			 : vdisk_block_of(vd->meta, v->bat_offset + 4 * unit->index);
-	return block < unit->home ? block : VDISK_NOWHERE;
+	(void)answer;
+	if (phase != VDISK_PHASE_LINK || !unit)
+		return -ENOENT;
+	if (unit->fresh) {
+		*block = vdisk_block_of(vd->meta, v->bat_offset + 4 * unit->index);
+		return n ? -ENOENT : 0;
+	}
+	*block = vdisk_block_of(vd->meta, unit->home - v->bitmap_bytes) + (u64)n * vd->meta->block;
+	return *block < unit->home ? 0 : -ENOENT;
 }
 
-bool vdisk_vhd_link(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u8 *data)
+bool vdisk_vhd_change(struct vdisk *vd, struct vdisk_space *space, enum vdisk_phase phase,
+		      const struct vdisk_unit *unit, u32 n, u8 *data)
 {
 	const struct vhd *v = &vd->vhd;
-	u64 block = vdisk_vhd_link_block(vd, unit, n);
-	u64 bitmap = unit->home - v->bitmap_bytes;
+	u64 bitmap = unit->home - v->bitmap_bytes, block;
 	bool changed = false;
 
+	(void)space;
+	vdisk_vhd_place(vd, phase, unit, n, &block, NULL);
 	if (unit->fresh) {
 		store_be32(data + (v->bat_offset + 4 * unit->index - block),
 			   (u32)(bitmap / VDISK_SECTOR));

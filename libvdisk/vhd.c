@@ -318,8 +318,8 @@ const struct vdisk_format vdisk_vhd = {
 	.open = vhd_open,
 	.map = vhd_map,
 	.scan = vdisk_vhd_scan,
-	.take = vdisk_vhd_take,
 	.room = vdisk_vhd_room,
-	.link_block = vdisk_vhd_link_block,
-	.link = vdisk_vhd_link,
+	.reserve = vdisk_vhd_reserve,
+	.place = vdisk_vhd_place,
+	.change = vdisk_vhd_change,
 };

@@ -59,9 +59,12 @@ int vdisk_vhd_open_dynamic(struct vdisk *vd, const struct footer *f, u64 end,
 
 int vdisk_vhd_map_dynamic(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer);
 int vdisk_vhd_scan(const struct vdisk *vd, struct vdisk_space *space, struct vdisk_map *answer);
-int vdisk_vhd_take(const struct vdisk *vd, struct vdisk_space *space, u64 *home);
+int vdisk_vhd_reserve(struct vdisk *vd, struct vdisk_space *space, u64 index, u64 *home,
+		      struct vdisk_map *answer);
 u64 vdisk_vhd_room(const struct vdisk *vd, const struct vdisk_space *space);
-u64 vdisk_vhd_link_block(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n);
-bool vdisk_vhd_link(const struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u8 *data);
+int vdisk_vhd_place(struct vdisk *vd, enum vdisk_phase phase, const struct vdisk_unit *unit, u32 n,
+		    u64 *block, struct vdisk_map *answer);
+bool vdisk_vhd_change(struct vdisk *vd, struct vdisk_space *space, enum vdisk_phase phase,
+		      const struct vdisk_unit *unit, u32 n, u8 *data);
 
 #endif

@@ -48,6 +48,21 @@ static void drop(struct cache *c, bool pinned_too)
 	}
 }
 
+void vdisk_cache_forget(struct cache *c, u64 offset, u64 length)
+{
+	for (; length; offset += CACHE_BLOCK, length -= CACHE_BLOCK) {
+		struct cache_entry **link = bucket_of(c, offset), *entry = find(c, offset);
+
+		if (!entry)
+			continue;
+		while (*link != entry)
+			link = &(*link)->next;
+		*link = entry->next;
+		free(entry);
+		c->n--;
+	}
+}
+
 void vdisk_cache_exit(struct cache *c)
 {
 	drop(c, true);

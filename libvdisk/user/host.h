@@ -32,7 +32,8 @@ struct host {
 	struct vdisk_engine *engine;	   /* from the first write on */
 	struct vdisk_action *first, *last; /* what the engine wants done */
 	struct vdisk *parent;
-	const u8 *payload; /* of the request under way */
+	struct vdisk_io data; /* the data file, if the image has one */
+	const u8 *payload;    /* of the request under way */
 	u64 payload_offset;
 	bool completed;
 	int error;
@@ -48,6 +49,18 @@ void vdisk_cache_exit(struct cache *c);
 
 /* Bring the metadata block at offset into the cache; *entry may be NULL. Throws others out. */
 int vdisk_cache_fetch(struct cache *c, u64 offset, struct cache_entry **entry);
+
+/* What is cached of this part of the file goes; nobody holds it. */
+void vdisk_cache_forget(struct cache *c, u64 offset, u64 length);
+
+/* Commit all that there is, and what is owed, and be done with the engine. */
+int vdisk_host_close_engine(struct host *h);
+
+/* Does the range go past the end of the disk? */
+bool vdisk_host_outside(const struct vdisk *vd, u64 len, u64 offset);
+
+/* Read the m->length bytes of an answer about byte `offset` of the disk. Locked. */
+int vdisk_host_read_answer(struct host *h, const struct vdisk_map *m, u8 *buf, u64 offset);
 
 /* vdisk_image_map(), with what is missing fetched, and what is pending laid over it. Locked. */
 int vdisk_host_map(struct host *h, u64 offset, u64 length, struct vdisk_map *answer);

@@ -162,7 +162,7 @@ static bool left_out(const struct vdisk_action *a)
 		       (state == VDISK_FLUSH_LINKS && !strcmp(broken, "flush-links"));
 	if (a->kind == VDISK_ACT_ZERO)
 		return !strcmp(broken, "zero");
-	return a->kind == VDISK_ACT_WRITE && state == VDISK_DRAIN && !strcmp(broken, "head");
+	return a->kind == VDISK_ACT_WRITE && state == VDISK_FILL && !strcmp(broken, "head");
 }
 
 static struct write *start_write(const struct vdisk_action *a)
@@ -232,8 +232,15 @@ static void bad_entry(struct vdisk_engine *engine, const struct vdisk_map *answe
 	fail("a bad entry at %llu", (unsigned long long)answer->offset);
 }
 
-static const struct vdisk_engine_ops ops = { start, complete,	  fetch,    pin,
-					     unpin, mode_changed, bad_entry };
+/* The tables of a VHD stay where they are. */
+static void forget(struct vdisk_engine *engine, u64 offset, u64 length)
+{
+	(void)engine, (void)length;
+	fail("a new table at %llu", (unsigned long long)offset);
+}
+
+static const struct vdisk_engine_ops ops = { start, complete, fetch,	    pin,
+					     unpin, forget,   mode_changed, bad_entry };
 
 /* Something that is under way ends. */
 static void land(void)
