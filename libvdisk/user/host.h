@@ -25,6 +25,15 @@ struct cache {
 	struct vdisk_io io;
 };
 
+/* A cluster that was compressed, unpacked. */
+struct inflated {
+	u64 offset; /* of the packed bytes in the image file */
+	u32 packed;
+	u8 *data; /* NULL: the slot is free */
+};
+
+#define INFLATED 4 /* that stay */
+
 struct host {
 	struct vdisk *vd;
 	pthread_mutex_t lock; /* of everything here; a child's is taken before its parent's */
@@ -33,7 +42,9 @@ struct host {
 	struct vdisk_action *first, *last; /* what the engine wants done */
 	struct vdisk *parent;
 	struct vdisk_io data; /* the data file, if the image has one */
-	const u8 *payload;    /* of the request under way */
+	struct inflated inflated[INFLATED];
+	u32 next_inflated; /* the slot to be taken next */
+	const u8 *payload; /* of the request under way */
 	u64 payload_offset;
 	bool completed;
 	int error;
@@ -61,6 +72,13 @@ bool vdisk_host_outside(const struct vdisk *vd, u64 len, u64 offset);
 
 /* Read the m->length bytes of an answer about byte `offset` of the disk. Locked. */
 int vdisk_host_read_answer(struct host *h, const struct vdisk_map *m, u8 *buf, u64 offset);
+
+/* Read m->length bytes about byte `offset` of the disk from the compressed cluster they are in.
+ * -EUCLEAN when what is stored there does not unpack to a whole cluster. Locked. */
+int vdisk_inflate(struct host *h, const struct vdisk_map *m, u8 *buf, u64 offset);
+
+/* This part of the image file is written to: what was unpacked from there goes. */
+void vdisk_inflate_forget(struct host *h, u64 offset, u64 length);
 
 /* vdisk_image_map(), with what is missing fetched, and what is pending laid over it. Locked. */
 int vdisk_host_map(struct host *h, u64 offset, u64 length, struct vdisk_map *answer);
