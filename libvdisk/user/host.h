@@ -80,6 +80,30 @@ int vdisk_inflate(struct host *h, const struct vdisk_map *m, u8 *buf, u64 offset
 /* This part of the image file is written to: what was unpacked from there goes. */
 void vdisk_inflate_forget(struct host *h, u64 offset, u64 length);
 
+/* The files beside its own that a qcow or qcow2 names, names.c. */
+enum vdisk_other { VDISK_BACKING_FILE, VDISK_DATA_FILE };
+
+/*
+ * The n-th way to understand such a name: as on Linux (*posix), then as on Windows. -ENOENT: there
+ * are no more; err says why if there is none at all. The format is not filled in.
+ */
+int vdisk_other_file(struct vdisk *vd, enum vdisk_other other, unsigned int n,
+		     struct vdisk_locator *locator, bool *posix, struct vdisk_error *err);
+
+/* vdisk_parent_locator(), which says why there is none at all, and whether the path is one of
+ * Linux. */
+int vdisk_next_locator(struct vdisk *vd, unsigned int n, struct vdisk_locator *locator, bool *posix,
+		       struct vdisk_error *err);
+
+/* The backing file's format in our words; *format is NULL when the image does not say. */
+int vdisk_backing_format(const struct vdisk *vd, const char **format, struct vdisk_error *err);
+
+/* The image's own words, for a message. */
+void vdisk_quote(const char *text, size_t length, struct vdisk_error *what);
+
+/* "C:/x" becomes "/x". false: "//server/share/x", which is on another machine, or not absolute. */
+bool vdisk_strip_drive(char *path);
+
 /* vdisk_image_map(), with what is missing fetched, and what is pending laid over it. Locked. */
 int vdisk_host_map(struct host *h, u64 offset, u64 length, struct vdisk_map *answer);
 
