@@ -333,8 +333,15 @@ sub test_encrypted {
 		'qcow with AES' => ['qcow', qw(-o encrypt.format=aes)],
 	);
 	for my $name (sort keys %kinds) {
-		unlink 'i.img';
-		must(qw(qemu-img create -q -f), $kinds{$name}[0], @secret, @{$kinds{$name}}[1 .. $#{$kinds{$name}}], 'i.img', '1M');
+		my ($format, @options) = @{$kinds{$name}};
+		my $made = '';
+		# on a busy machine qemu may not be able to tell how long its key takes
+		for (1 .. 20) {
+			unlink 'i.img';
+			($made) = run(qw(qemu-img create -q -f), $format, @secret, @options, 'i.img', '1M');
+			last if $made eq '0';
+		}
+		is($made, '0', "$name: made") or next;
 		refused($name, qr/EOPNOTSUPP.*(?:AES|LUKS)/, 'i.img');
 	}
 }
