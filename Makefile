@@ -79,7 +79,7 @@ $(B)/tests/ntfsforge: $(FORGE:%.c=$(B)/%.o)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs libntfs-3g)
 
 $(B)/tests/powercut: $(patsubst %.c,$(B)/%.o,$(wildcard tests/crash/*.c)) $(B)/libvdisk.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lz
 
 $(B)/tests/vdiskio: $(B)/tests/tools/vdiskio.o $(B)/libvdisk.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
