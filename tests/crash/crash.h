@@ -93,7 +93,7 @@ void __attribute__((format(printf, 1, 2), noreturn)) fail(const char *fmt, ...);
 extern const struct vdisk_engine_ops host_ops;
 void host_init(void);
 void host_exit(void);
-void fetch_block(u64 offset);
+void fetch_block(const struct vdisk_map *need);
 void fly(struct flight f);
 /* Something that is under way ends. */
 void land(void);

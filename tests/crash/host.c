@@ -41,30 +41,34 @@ static void read_block(u64 offset)
 	       left < run.meta.block ? left : run.meta.block);
 }
 
-/* And some behind it, which may be anything. */
-void fetch_block(u64 offset)
+/* And some behind it, of the same table. */
+void fetch_block(const struct vdisk_map *need)
 {
-	u64 ahead = random_below(4);
+	u64 offset = need->offset, end = offset + need->length, ahead = random_below(4);
 
 	for (int i = 0; i < 8; i++)
 		evict(random_below(run.n_entries));
 	if (offset % run.meta.block || offset >= run.disks[0].size)
 		fail("block %#llx is fetched", (unsigned long long)offset);
-	for (u64 i = 0; i <= ahead && offset < run.disks[0].size; i++, offset += run.meta.block)
+	read_block(offset);
+	for (offset += run.meta.block; ahead-- && offset < end && offset < run.disks[0].size;
+	     offset += run.meta.block)
 		read_block(offset);
 }
 
 static int fetch(struct vdisk_engine *engine, const struct vdisk_map *need)
 {
 	(void)engine;
-	fetch_block(need->offset);
+	fetch_block(need);
 	return 0;
 }
 
 static int pin(struct vdisk_engine *engine, u64 offset, struct vdisk_block **block)
 {
+	struct vdisk_map need = { .kind = VDISK_NEED, .offset = offset, .length = 1 };
+
 	(void)engine;
-	fetch_block(offset);
+	fetch_block(&need);
 	run.entries[offset / run.meta.block]->pins++;
 	*block = &run.entries[offset / run.meta.block]->block;
 	return 0;

@@ -156,7 +156,7 @@ static int engine_map(u64 offset, struct vdisk_map *m)
 	do {
 		ret = vdisk_engine_map(&run.engine, offset, SECTOR, m);
 		if (!ret && m->kind == VDISK_NEED)
-			fetch_block(m->offset);
+			fetch_block(m);
 	} while (!ret && m->kind == VDISK_NEED);
 	return ret;
 }
