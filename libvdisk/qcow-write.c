@@ -122,9 +122,12 @@ static int link_place(struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u6
 		ret = find_entry(vd, unit, &at, answer);
 	else
 		at = vd->qcow.l1_offset + 8 * t->l1_index;
-	if (!ret)
-		*block = vdisk_block_of(vd->meta, at);
-	return ret;
+	if (ret)
+		return ret;
+	if (unit)
+		vd->qcow.alloc->entry = at;
+	*block = vdisk_block_of(vd->meta, at);
+	return 0;
 }
 
 int vdisk_qcow_place(struct vdisk *vd, enum vdisk_phase phase, const struct vdisk_unit *unit, u32 n,
@@ -220,13 +223,9 @@ static bool change_l2(struct vdisk *vd, const struct vdisk_unit *unit, u8 *data)
 {
 	const struct qcow *q = &vd->qcow;
 	bool extended = q->entry_bytes == 16;
-	struct vdisk_map ignored;
-	u64 at, value, bits;
-	u8 *p;
+	u64 at = q->alloc->entry, value, bits;
+	u8 *p = data + (at - vdisk_block_of(vd->meta, at));
 
-	if (find_entry(vd, unit, &at, &ignored))
-		return false; /* cannot be: it was found a moment ago */
-	p = data + (at - vdisk_block_of(vd->meta, at));
 	value = load_be64(p);
 	bits = extended ? load_be64(p + 8) : 0;
 	if (unit->clear)
