@@ -44,7 +44,7 @@ struct flight {
 struct meta_entry {
 	struct vdisk_block block;
 	u32 pins;
-	u8 data[MAX_META];
+	u8 data[MAX_META] __attribute__((aligned(8)));
 };
 
 struct family;
