@@ -105,10 +105,10 @@ static void check_bitmap(struct qcow_view *v, u64 at, u64 entry, u64 bits)
 {
 	u32 placed = (u32)bits, zeros = (u32)(bits >> 32);
 
-	bool no_place = !(entry & Q_OFFSET) && !(v->data_file && entry & Q_COPIED);
+	bool packed = entry & Q_COMPRESSED;
+	bool place = entry & Q_OFFSET || (v->data_file && entry & Q_COPIED);
 
-	if (placed & zeros || (placed && no_place) || entry & Q_ZERO ||
-	    (entry & Q_COMPRESSED && bits))
+	if (packed ? bits != 0 : placed & zeros || (placed && !place) || entry & Q_ZERO)
 		wrong(v, "the entry at %#llx is %#llx with the bits %#llx", (unsigned long long)at,
 		      (unsigned long long)entry, (unsigned long long)bits);
 }

@@ -164,7 +164,8 @@ static void make_entry(struct maker *k, u64 index, u64 tag, u8 *entry)
 		qcow_put(entry, 8, packed);
 		return;
 	}
-	switch (random_below(6)) {
+	/* qemu gives each cluster its place when the data file is raw */
+	switch (k->r->data_raw ? 5 : random_below(6)) {
 	case 0:
 		break;
 	case 1:
@@ -172,7 +173,7 @@ static void make_entry(struct maker *k, u64 index, u64 tag, u8 *entry)
 			qcow_put(entry, 8, Q_ZERO);
 		break;
 	case 2:
-		if (k->r->version > 2 && !k->r->extended && !k->r->data_raw)
+		if (k->r->version > 2 && !k->r->extended)
 			qcow_put(entry, 8, data_cluster(k, index, tag) | Q_ZERO);
 		break;
 	default:
@@ -188,7 +189,7 @@ static u64 own_table(struct maker *k, u64 i, u64 before)
 {
 	u64 old = get_be64(k->file + k->l1 + 8 * i), at;
 
-	if (random_below(3) == 0)
+	if (random_below(3) == 0 && !k->r->data_raw)
 		return 0;
 	at = table(k, k->cluster);
 	if (old && old == before)
