@@ -186,14 +186,18 @@ static u64 covered_subclusters(const struct vdisk *vd, const struct vdisk_unit *
 	return bits;
 }
 
-/* The entry, and with subclusters its second word, of a unit that has been written. */
+/* The entry, and with subclusters its second word, of a unit that has been written. What a new
+ * place has not been given of the old one lies past the end of the file: zeros. */
 static void linked(struct vdisk *vd, const struct vdisk_unit *unit, u64 *value, u64 *bits)
 {
-	u64 covered = covered_subclusters(vd, unit);
+	u64 covered = covered_subclusters(vd, unit), past = 0;
 
-	if (unit->fresh)
+	if (unit->fresh) {
 		drop_old(vd, *value);
+		past = *bits & ~covered & (ALL_ZEROS >> QCOW_SUBCLUSTERS);
+	}
 	*value = unit->home | (vd->qcow.version == 1 ? 0 : QCOW_COPIED);
+	*bits = (*bits & ~past) | past << QCOW_SUBCLUSTERS;
 	*bits = (*bits | covered) & ~(covered << QCOW_SUBCLUSTERS);
 }
 
