@@ -23,12 +23,16 @@ WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpoin
 	  -Wwrite-strings -Wvla -Wformat=2 -Wundef $(WERROR)
 HARDEN := -fstack-protector-strong -D_FORTIFY_SOURCE=2
 BASE   := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(WARN) -MMD -MP
-LIBS   := libntfs-3g devmapper blkid jansson
+# what libvdisk needs, and what ntfsmap needs
+LIBS_V := zlib libzstd
+LIBS   := libntfs-3g devmapper blkid jansson $(LIBS_V)
 
 B := build
 # Asked only when a recipe needs it: on a new machine pkg-config comes with `make deps`.
 PKG_CFLAGS = $(shell pkg-config --cflags $(LIBS))
 PKG_LIBS   = $(shell pkg-config --libs $(LIBS))
+CFLAGS_V   = $(shell pkg-config --cflags $(LIBS_V))
+LINK_V     = $(shell pkg-config --libs $(LIBS_V))
 
 LIB_SRC  := $(wildcard libvdisk/*.c libvdisk/user/*.c)
 MAP_SRC  := $(wildcard ntfsmap/*.c)
@@ -51,7 +55,7 @@ $(B)/ntfsmap/main.o: BASE += -DVERSION='"$(VERSION)"'
 
 $(B)/%.pic.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(BASE) $(CPPFLAGS) $(HARDEN) $(CFLAGS) -fPIC -c -o $@ $<
+	$(CC) $(BASE) $(CPPFLAGS) $(HARDEN) $(CFLAGS) $(CFLAGS_V) -fPIC -c -o $@ $<
 
 $(B)/libvdisk.a: $(LIB_OBJ)
 	rm -f $@
@@ -59,7 +63,7 @@ $(B)/libvdisk.a: $(LIB_OBJ)
 
 $(B)/libvdisk.so.$(SOVER): $(LIB_PIC) libvdisk/libvdisk.map
 	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,libvdisk.so.$(SOVER) \
-		-Wl,--version-script=libvdisk/libvdisk.map -Wl,-z,defs -o $@ $(LIB_PIC)
+		-Wl,--version-script=libvdisk/libvdisk.map -Wl,-z,defs -o $@ $(LIB_PIC) $(LINK_V)
 
 $(B)/libvdisk.so: $(B)/libvdisk.so.$(SOVER)
 	ln -sf libvdisk.so.$(SOVER) $@
@@ -73,16 +77,16 @@ $(B)/bin/ntfsmap: $(MAP_OBJ) $(B)/libvdisk.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(PKG_LIBS)
 
 $(B)/tests/%: $(B)/tests/unit/%.o $(B)/libvdisk.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LINK_V)
 
 $(B)/tests/ntfsforge: $(FORGE:%.c=$(B)/%.o)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs libntfs-3g)
 
 $(B)/tests/powercut: $(patsubst %.c,$(B)/%.o,$(wildcard tests/crash/*.c)) $(B)/libvdisk.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LINK_V)
 
 $(B)/tests/vdiskio: $(B)/tests/tools/vdiskio.o $(B)/libvdisk.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LINK_V)
 
 $(B)/tests/blkhammer: $(B)/tests/tools/blkhammer.o
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -ldevmapper -pthread

@@ -323,14 +323,7 @@ static void edit_batch(struct vdisk_engine *e, enum vdisk_phase phase)
 
 /* ---- from step to step ---- */
 
-static void quiesced(struct vdisk_engine *e, struct vdisk_action *a, int error)
-{
-	(void)a, (void)error;
-	e->quiescing = false;
-	e->vd->format->quiet(e->vd);
-	if (e->starved.first)
-		e->commit_wanted = true;
-}
+static void quiesced(struct vdisk_engine *e, struct vdisk_action *a, int error);
 
 /* Places that this commit has given up: who uses them still? */
 static void start_quiesce(struct vdisk_engine *e)
@@ -340,6 +333,16 @@ static void start_quiesce(struct vdisk_engine *e)
 	e->quiescing = true;
 	e->quiesce = (struct vdisk_action){ .kind = VDISK_ACT_QUIESCE, .done = quiesced };
 	e->ops->start(e, &e->quiesce);
+}
+
+static void quiesced(struct vdisk_engine *e, struct vdisk_action *a, int error)
+{
+	(void)a, (void)error;
+	e->quiescing = false;
+	e->vd->format->quiet(e->vd);
+	start_quiesce(e);
+	if (e->starved.first)
+		e->commit_wanted = true;
 }
 
 static void finish_commit(struct vdisk_engine *e)

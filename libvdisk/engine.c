@@ -430,11 +430,11 @@ bool vdisk_engine_search(struct vdisk_engine *e)
 			vdisk_engine_end_reqs(e, &e->seeking, -EIO);
 		else
 			move_all(&e->seeking, &e->ready);
-	} else if (e->counting) {
+	} else if (e->counting && e->state == VDISK_IDLE) {
 		count_step(e);
 	}
 	engine_step(e);
-	return e->seeking.first || e->counting;
+	return e->seeking.first || (e->counting && e->state == VDISK_IDLE);
 }
 
 bool vdisk_engine_dirty(const struct vdisk_engine *e)

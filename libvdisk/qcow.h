@@ -6,7 +6,9 @@
  *   qcow2.c     headers of versions 2 and 3, header extensions, snapshots
  *   qcow1.c     the header of version 1
  *   qcow-map.c  look-up in the two tables
- *   qcow-write.c, refcount.c  what the engine asks for
+ *   qcow-write.c  what the engine asks for: what a unit needs, and the pointers to it
+ *   space.c       room in the file
+ *   refcount.c    refcounts
  */
 #ifndef VDISK_QCOW_H
 #define VDISK_QCOW_H
@@ -51,5 +53,27 @@ void vdisk_qcow_compressed(const struct vdisk *vd, u64 value, u64 *offset, u32 *
 
 /* vdisk_format.map of both */
 int vdisk_qcow_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer);
+
+/* The rest of vdisk_format: qcow-write.c, */
+int vdisk_qcow_begin_writing(struct vdisk *vd, u32 units);
+int vdisk_qcow_reserve(struct vdisk *vd, struct vdisk_space *space, u64 index, u64 *home,
+		       struct vdisk_map *answer);
+int vdisk_qcow_place(struct vdisk *vd, enum vdisk_phase phase, const struct vdisk_unit *unit, u32 n,
+		     u64 *block, struct vdisk_map *answer);
+bool vdisk_qcow_change(struct vdisk *vd, struct vdisk_space *space, enum vdisk_phase phase,
+		       const struct vdisk_unit *unit, u32 n, u8 *data);
+/* space.c, */
+void vdisk_qcow_end(struct vdisk *vd);
+int vdisk_qcow_scan(const struct vdisk *vd, struct vdisk_space *space, struct vdisk_map *answer);
+u64 vdisk_qcow_room(const struct vdisk *vd, const struct vdisk_space *space);
+int vdisk_qcow1_scan(const struct vdisk *vd, struct vdisk_space *space, struct vdisk_map *answer);
+u64 vdisk_qcow1_room(const struct vdisk *vd, const struct vdisk_space *space);
+/* refcount.c */
+void vdisk_qcow_unreserve(struct vdisk *vd, struct vdisk_unit *unit);
+void vdisk_qcow_seal(struct vdisk *vd);
+void vdisk_qcow_committed(struct vdisk *vd, struct vdisk_space *space);
+bool vdisk_qcow_prepare(const struct vdisk *vd, u32 n, struct vdisk_region *region);
+u32 vdisk_qcow_state(const struct vdisk *vd);
+void vdisk_qcow_quiet(struct vdisk *vd);
 
 #endif

@@ -202,9 +202,10 @@ int vdisk_flush(struct vdisk *vd);
 
 /*
  * Where an image says its parent is: the n-th of its locators in the order in which they should be
- * tried, relative ones first; a qcow2 has one, its backing file. UTF-8, with '/' between the parts;
- * an absolute path has lost its drive ("C:") and begins with '/'. -ENOENT when there are no more;
- * names that cannot be used ("nbd://…") are left out.
+ * tried, relative ones first; a qcow2 has its backing file, and a second one if that may be a path
+ * of Windows. UTF-8, with '/' between the parts; an absolute path has lost its drive ("C:") and
+ * begins with '/'. -ENOENT when there are no more; names that cannot be used ("nbd://…") are left
+ * out. -EOPNOTSUPP: the backing file is said to be of a format that is not supported.
  */
 struct vdisk_locator {
 	char path[2048];
@@ -231,7 +232,8 @@ struct vdisk *vdisk_parent(const struct vdisk *vd);
 int vdisk_data_locator(struct vdisk *vd, struct vdisk_locator *locator);
 
 /* Give the image its data file. io is copied; its ctx must outlive the image. -EUCLEAN (with err)
- * when it is too short for an image whose data file is raw. */
+ * when it can be written and is too short for an image whose data file is raw: past the end of it
+ * zeros are read, and nothing can be written. -EINVAL: the image needs none, or has it already. */
 int vdisk_set_data(struct vdisk *vd, const struct vdisk_io *io, struct vdisk_error *err);
 
 /* The n-th internal snapshot of a qcow2. -ENOENT when there are no more. */
@@ -307,10 +309,10 @@ int vdisk_file_io(int fd, struct vdisk_io *io);
 
 /*
  * Open the image file at path and, for a differencing image, its parents (read-only), as the
- * locators say: relative to the image's folder, absolute ones by their last part in that folder;
- * and its data file in the same way. options are for the image; its parents are what they look
- * like, or what the image says they are. The whole chain belongs to the caller:
- * vdisk_close_files(). -ENOENT (with err) when no parent is found.
+ * locators say: relative to the image's folder, absolute ones by their last part in that folder
+ * (a qcow2's first as they are); and its data file in the same way. options are for the image; its
+ * parents are what they look like, or what the image says they are. The whole chain belongs to the
+ * caller: vdisk_close_files(). -ENOENT (with err) when no parent, or no data file, is found.
  */
 #define VDISK_WRITE 1
 

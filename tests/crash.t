@@ -41,7 +41,7 @@ build() {
 	mkdir tests
 	cp -r "$top/libvdisk" . && cp -r "$top/tests/crash" tests/
 	[ -z "${1:-}" ] || perl -0pi -e "$2 or die 'nothing to change'" "libvdisk/$1" || return
-	cc -O1 -w -std=gnu11 -D_GNU_SOURCE -o mutant tests/crash/*.c libvdisk/*.c libvdisk/user/*.c
+	cc -O1 -w -std=gnu11 -D_GNU_SOURCE -o mutant tests/crash/*.c libvdisk/*.c libvdisk/user/*.c -lz -lzstd
 }
 
 # mutant NAME FILE PERL: a rule is taken out, and the crash test notices: by its own words, or because it dies.

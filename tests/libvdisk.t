@@ -43,7 +43,8 @@ sanitised() {
 		if ! "$CC" "${flags[@]}" -o "$T/probe" "$T/probe.c" 2>/dev/null || ! "$T/probe"; then
 			skip "$name" "$CC has no -fsanitize=address,undefined"
 		else
-			ok "$name: compiles" "$CC" "${flags[@]}" -o "$T/unit" "$source" libvdisk/*.c libvdisk/user/*.c
+			ok "$name: compiles" "$CC" "${flags[@]}" -o "$T/unit" "$source" libvdisk/*.c libvdisk/user/*.c \
+				-lz -lzstd
 			unit "$T/unit" "$name"
 		fi
 	done
@@ -93,8 +94,9 @@ write_user() {
 	END
 }
 
+# The libraries that libvdisk needs are the system's.
 pc() {
-	PKG_CONFIG_LIBDIR=$T/root/usr/lib/pkgconfig PKG_CONFIG_SYSROOT_DIR=$T/root PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 \
+	PKG_CONFIG_LIBDIR=$T/root/usr/lib/pkgconfig:$(pkg-config --variable pc_path pkg-config) PKG_CONFIG_SYSROOT_DIR=$T/root PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 \
 		PKG_CONFIG_ALLOW_SYSTEM_LIBS=1 pkg-config "$@" libvdisk
 }
 
@@ -124,9 +126,11 @@ installed() {
 		"$CC" -std=c99 -pedantic "${warnings[@]}" -o "$T/user" "$T/user.c" "${flags[@]}"
 	like "$(readelf -d "$T/user")" 'NEEDED.*\[libvdisk\.so\.0\]' 'it asks for libvdisk.so.0'
 	try_user "$T/user" 'it'
-	ok 'it links with libvdisk.a' \
-		"$CC" "${warnings[@]}" -I"$T/root/usr/include" -o "$T/user" "$T/user.c" "$T/root/usr/lib/libvdisk.a"
+	read -ra flags < <(pc --cflags --libs --static)
+	flags=("${flags[@]/#-lvdisk/$T/root/usr/lib/libvdisk.a}")
+	ok 'it links with libvdisk.a' "$CC" "${warnings[@]}" -o "$T/user" "$T/user.c" "${flags[@]}"
 	try_user "$T/user" 'the static one'
+	read -ra flags < <(pc --cflags --libs)
 	if type -P "$CXX" >/dev/null; then
 		ok 'it links as C++' \
 			"$CXX" -std=c++11 -pedantic "${warnings[@]}" -o "$T/user" "$T/user.cc" "${flags[@]}"
@@ -166,7 +170,7 @@ rule_breakers() {
 		my $at = sub { $file . ":" . (1 + (substr($_, 0, $_[0]) =~ tr/\n//)) . ": $_[1]\n" };
 		s{/\*.*?\*/|//[^\n]*}{$& =~ s/[^\n]//gr}gse;
 		while (/^[ \t]*#[ \t]*include[ \t]*(\S+)/gm) {
-			next if $1 =~ /^"(port|vdisk|image|extents|meta|engine|vhd)\.h"$/;
+			next if $1 =~ /^"(port|vdisk|image|extents|meta|engine|engine-private|vhd|qcow|refcount)\.h"$/;
 			next if $file eq "vdisk.h" && $1 =~ /^<(std(def|int)|linux\/types)\.h>$/;
 			print $at->($-[0], "includes $1");
 		}

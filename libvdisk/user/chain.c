@@ -1,24 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* An image in an ordinary file, with its parents. */
+/* An image in an ordinary file, with its parents and its data file. */
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "host.h"
 
-static int open_one(const char *path, int flags, const struct vdisk_options *options,
-		    struct vdisk **vd, struct vdisk_error *err)
+#define PATH_BYTES 4096
+
+static int fd_of(const struct vdisk_io *io)
 {
-	/* A locator may name a pipe: not to be waited for. */
+	return (int)(intptr_t)io->ctx;
+}
+
+/* The file at path, which a hostile image may have named: a pipe is not to be waited for. */
+static int open_path(const char *path, int flags, struct vdisk_io *io)
+{
 	int fd = open(path, (flags & VDISK_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
-	struct vdisk_io io;
 	int ret;
 
 	if (fd < 0)
 		return -errno;
-	ret = vdisk_file_io(fd, &io);
-	if (!ret)
-		ret = vdisk_open(&io, options, vd, err);
+	ret = vdisk_file_io(fd, io);
 	if (ret)
 		close(fd);
 	return ret;
@@ -26,10 +30,12 @@ static int open_one(const char *path, int flags, const struct vdisk_options *opt
 
 static int close_one(struct vdisk *vd)
 {
-	int fd = (int)(intptr_t)vd->io.ctx;
+	struct vdisk_io image = vd->io, data = host_of(vd)->data;
 	int ret = vdisk_close(vd);
 
-	close(fd);
+	if (data.read)
+		close(fd_of(&data));
+	close(fd_of(&image));
 	return ret;
 }
 
@@ -48,91 +54,192 @@ int vdisk_close_files(struct vdisk *vd)
 	return ret;
 }
 
-/* A path beside the child: a relative locator as it is, an absolute one by its last part, because
- * where its drive is mounted only the user knows. */
-static bool beside(const char *child, const struct vdisk_locator *l, char *path, size_t size)
+/* ---- files that an image names ---- */
+
+/*
+ * The n-th place where one may be: relative to the child's folder. An absolute path is tried as it
+ * is if it is one of Linux, and then by its last part in the child's folder, because where a drive
+ * is mounted only the user knows. false: no more.
+ */
+static bool place_of(const char *child, const struct vdisk_locator *l, bool posix, unsigned int n,
+		     char *path, size_t size)
 {
 	const char *slash = strrchr(child, '/');
 	const char *name = l->path;
 	int folder = slash ? (int)(slash - child + 1) : 0;
+	bool two = l->absolute && posix;
 
-	if (l->absolute)
+	if (n > two)
+		return false;
+	if (two && n == 0)
+		folder = 0;
+	else if (l->absolute)
 		name = strrchr(name, '/') + 1;
-	return (size_t)snprintf(path, size, "%.*s%s", folder, child, name) < size;
+	if ((size_t)snprintf(path, size, "%.*s%s", folder, child, name) >= size)
+		path[0] = '\0'; /* too long for a file to be there */
+	return true;
 }
 
-/* The first locator behind which a file is that has the right unique id. Not found: what was
- * wrong with the last one that is there. */
-static int find_parent(struct vdisk *vd, const char *child, char *path, size_t size,
-		       struct vdisk **parent, struct vdisk_error *err)
+static int next_name(struct vdisk *vd, enum vdisk_other other, unsigned int n,
+		     struct vdisk_locator *l, bool *posix, struct vdisk_error *err)
 {
-	struct vdisk_locator l;
-	int last = vdisk_fail(err, -ENOENT,
-			      (struct vdisk_error){ .field = "parent locators",
-						    .problem = "name no file that is there",
-						    .advice = "name the parent" });
-
-	for (unsigned int n = 0;; n++) {
-		int ret = vdisk_parent_locator(vd, n, &l);
-
-		if (ret)
-			return ret == -ENOENT ? last : ret;
-		if (!beside(child, &l, path, size))
-			continue;
-		ret = open_one(path, 0, NULL, parent, err);
-		if (!ret) {
-			ret = vdisk_set_parent(vd, *parent, err);
-			if (!ret)
-				return 0;
-			close_one(*parent);
-		}
-		if (ret != -ENOENT)
-			last = ret;
-	}
+	if (other == VDISK_BACKING_FILE)
+		return vdisk_next_locator(vd, n, l, posix, err);
+	l->format = NULL;
+	return vdisk_other_file(vd, other, n, l, posix, err);
 }
 
-static int take_parent(struct vdisk *vd, const char *path, struct vdisk **parent,
+static int not_there(enum vdisk_other other, const char *name, struct vdisk_error *err)
+{
+	bool data = other == VDISK_DATA_FILE;
+	struct vdisk_error what = { .field = data ? "data file name" : "parent locators",
+				    .problem = "name no file that is there",
+				    .advice =
+					    data ? "put it beside the image" : "name the parent" };
+
+	vdisk_quote(name, strlen(name), &what);
+	return vdisk_fail(err, -ENOENT, what);
+}
+
+/* What to do with a file that was named. -ENOENT, and no words in err: there is none. */
+typedef int (*attempt)(struct vdisk *vd, const char *path, const char *format, int flags,
+		       struct vdisk_error *err);
+
+/* The first file that will do; path is its name then. None: what was wrong with the last one that
+ * is there. */
+static int find_file(struct vdisk *vd, enum vdisk_other other, const char *child, int flags,
+		     attempt take, char *path, size_t size, struct vdisk_error *err)
+{
+	struct vdisk_locator l = { 0 };
+	struct vdisk_error one = { 0 }, why = { 0 };
+	int ret = 0, last = -ENOENT;
+	bool posix;
+
+	for (unsigned int n = 0; !ret; n++) {
+		ret = next_name(vd, other, n, &l, &posix, &one);
+		for (unsigned int i = 0; !ret && place_of(child, &l, posix, i, path, size); i++) {
+			int taken = take(vd, path, l.format, flags, &one);
+
+			if (!taken)
+				return 0;
+			if (taken != -ENOENT || one.problem) {
+				last = taken;
+				why = one;
+			}
+			one = (struct vdisk_error){ 0 };
+		}
+	}
+	if (ret != -ENOENT || one.problem)
+		return vdisk_fail(err, ret, one);
+	if (last == -ENOENT && !why.problem)
+		return not_there(other, l.path, err);
+	return vdisk_fail(err, last, why);
+}
+
+/* Writing to the disk must not change the tables that tell where it is. */
+static bool same_file(const struct vdisk_io *a, const struct vdisk_io *b)
+{
+	struct stat x, y;
+
+	return !fstat(fd_of(a), &x) && !fstat(fd_of(b), &y) && x.st_dev == y.st_dev &&
+	       x.st_ino == y.st_ino;
+}
+
+static int take_data(struct vdisk *vd, const char *path, const char *format, int flags,
+		     struct vdisk_error *err)
+{
+	struct vdisk_io io;
+	int ret = open_path(path, flags, &io);
+
+	(void)format; /* it is raw */
+	if (ret)
+		return ret;
+	if (same_file(&io, &vd->io))
+		ret = vdisk_fail(err, -EUCLEAN,
+				 (struct vdisk_error){ .field = "data file name",
+						       .problem = "is that of the image itself" });
+	else
+		ret = vdisk_set_data(vd, &io, err);
+	if (ret)
+		close(fd_of(&io));
+	return ret;
+}
+
+/* An image without its parent. */
+static int open_one(const char *path, int flags, const struct vdisk_options *options,
+		    struct vdisk **vd, struct vdisk_error *err)
+{
+	char data[PATH_BYTES];
+	struct vdisk_io io;
+	int ret = open_path(path, flags, &io);
+
+	if (ret)
+		return ret;
+	ret = vdisk_open(&io, options, vd, err);
+	if (ret) {
+		close(fd_of(&io));
+		return ret;
+	}
+	if ((*vd)->info.needs_data)
+		ret = find_file(*vd, VDISK_DATA_FILE, path, flags, take_data, data, sizeof(data),
+				err);
+	if (ret)
+		close_one(*vd);
+	return ret;
+}
+
+static int take_parent(struct vdisk *vd, const char *path, const char *format, int flags,
 		       struct vdisk_error *err)
 {
-	int ret = open_one(path, 0, NULL, parent, err);
+	struct vdisk_options options = { .format = format };
+	struct vdisk *parent;
+	int ret = open_one(path, flags, &options, &parent, err);
 
 	if (!ret) {
-		ret = vdisk_set_parent(vd, *parent, err);
+		ret = vdisk_set_parent(vd, parent, err);
 		if (ret)
-			close_one(*parent);
+			close_one(parent);
 	}
 	return ret;
+}
+
+/* What the user names may have been converted: its format is the image's word only if that is one
+ * of ours. Else what it looks like. */
+static int take_named(struct vdisk *vd, const char *path, struct vdisk_error *err)
+{
+	const char *format = NULL;
+
+	if (vdisk_backing_format(vd, &format, NULL))
+		format = NULL;
+	return take_parent(vd, path, format, 0, err);
 }
 
 int vdisk_open_file(const char *path, int flags, const struct vdisk_options *options,
 		    struct vdisk **out, struct vdisk_error *err)
 {
-	const char *parent_path = options ? options->parent : NULL;
-	char child[4096], next[4096];
-	struct vdisk *vd, *parent;
+	const char *parent = options ? options->parent : NULL;
+	char child[PATH_BYTES], next[PATH_BYTES];
 	unsigned int n = 1;
-	int ret = open_one(path, flags, options, &vd, err);
+	struct vdisk *vd;
+	int ret = open_one(path, flags, options, out, err);
 
 	if (ret)
 		return ret;
-	*out = vd;
 	if ((size_t)snprintf(child, sizeof(child), "%s", path) >= sizeof(child))
 		ret = -ENAMETOOLONG;
-	while (!ret && vd->info.needs_parent) {
-		if (n++ == VDISK_CHAIN_MAX) {
+	for (vd = *out; !ret && vd->info.needs_parent; vd = vdisk_parent(vd)) {
+		bool named = parent && vd == *out;
+
+		if (n++ == VDISK_CHAIN_MAX)
 			ret = -ELOOP; /* a file that is its own grandparent ends here too */
+		else if (named)
+			ret = take_named(vd, parent, err);
+		else
+			ret = find_file(vd, VDISK_BACKING_FILE, child, 0, take_parent, next,
+					sizeof(next), err);
+		if (ret)
 			break;
-		}
-		if (parent_path && vd == *out) {
-			snprintf(next, sizeof(next), "%s", parent_path);
-			ret = take_parent(vd, next, &parent, err);
-		} else {
-			ret = find_parent(vd, child, next, sizeof(next), &parent, err);
-		}
-		if (!ret) {
-			memcpy(child, next, sizeof(child));
-			vd = parent;
-		}
+		snprintf(child, sizeof(child), "%s", named ? parent : next);
 	}
 	if (ret)
 		vdisk_close_files(*out);

@@ -33,6 +33,7 @@ int vdisk_close(struct vdisk *vd)
 	if (h->engine)
 		ret = vdisk_host_close_engine(h);
 	vdisk_cache_exit(&h->cache);
+	vdisk_inflate_forget(h, 0, VDISK_NOWHERE);
 	pthread_mutex_destroy(&h->lock);
 	free(h);
 	vdisk_image_close(vd);
@@ -65,7 +66,9 @@ static bool continues(const struct vdisk_map *m, const struct vdisk_map *next)
 {
 	if (m->kind != next->kind)
 		return false;
-	if (m->kind == VDISK_DATA)
+	if (m->kind == VDISK_COMPRESSED)
+		return false; /* each answer is about one cluster */
+	if (m->kind == VDISK_DATA || m->kind == VDISK_SHARED)
 		return m->offset + m->length == next->offset;
 	if (m->home == VDISK_NOWHERE || next->home == VDISK_NOWHERE)
 		return m->home == next->home;
@@ -124,6 +127,8 @@ int vdisk_usage(struct vdisk *vd, struct vdisk_usage *usage)
 	*usage = (struct vdisk_usage){ vd->info.virtual_size, 0 };
 	if (!vd->unit_shift)
 		return 0;
+	if (!vd->format->scan || !vd->format->room)
+		return -EOPNOTSUPP;
 	pthread_mutex_lock(&h->lock);
 	if (h->engine)
 		space = &h->engine->space;
@@ -159,11 +164,32 @@ static int read_parent(const struct host *h, u8 *buf, u64 len, u64 offset)
 	return n ? vdisk_pread(h->parent, buf, n, offset) : 0;
 }
 
+/* The last cluster may begin in the file and end past its end, where zeros are read. */
+static int read_file(const struct vdisk_io *io, u64 offset, u8 *buf, u64 len)
+{
+	u64 n = offset < io->size ? io->size - offset : 0;
+
+	if (n > len)
+		n = len;
+	memset(buf + n, 0, len - n);
+	return n ? vdisk_read(io, offset, buf, n) : 0;
+}
+
+static int read_data(struct host *h, const struct vdisk_map *m, u8 *buf)
+{
+	if (!h->vd->info.needs_data)
+		return read_file(&h->vd->io, m->offset, buf, m->length);
+	return h->data.read ? read_file(&h->data, m->offset, buf, m->length) : -ENOLINK;
+}
+
 int vdisk_host_read_answer(struct host *h, const struct vdisk_map *m, u8 *buf, u64 offset)
 {
 	switch (m->kind) {
 	case VDISK_DATA:
-		return vdisk_read(&h->vd->io, m->offset, buf, m->length);
+	case VDISK_SHARED:
+		return read_data(h, m, buf);
+	case VDISK_COMPRESSED:
+		return vdisk_inflate(h, m, buf, offset);
 	case VDISK_PARENT:
 		return read_parent(h, buf, m->length, offset);
 	default:
@@ -189,7 +215,7 @@ static int read_locked(struct host *h, u8 *buf, u64 len, u64 offset)
 
 		if (ret)
 			return ret;
-		if (m.kind == VDISK_DATA)
+		if (m.kind == VDISK_DATA || m.kind == VDISK_SHARED)
 			m.offset += skip;
 		m.length -= skip;
 		if (m.length > len)

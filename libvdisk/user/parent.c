@@ -65,8 +65,7 @@ static bool decode(const u8 *raw, size_t units, char *path, size_t size)
 	return n > 0;
 }
 
-/* "C:/x" becomes "/x"; what is on another machine ("//server/share/x") cannot be used. */
-static bool strip_drive(char *path)
+bool vdisk_strip_drive(char *path)
 {
 	bool letter = (path[0] >= 'A' && path[0] <= 'Z') || (path[0] >= 'a' && path[0] <= 'z');
 
@@ -93,16 +92,17 @@ static int read_locator(struct host *h, unsigned int slot, struct vdisk_locator 
 		return -EINVAL;
 	out->absolute = v->locators[slot].code == CODE_W2KU;
 	if (out->absolute)
-		return strip_drive(out->path) ? 0 : -EINVAL;
+		return vdisk_strip_drive(out->path) ? 0 : -EINVAL;
 	return out->path[0] == '/' ? -EINVAL : 0;
 }
 
-int vdisk_parent_locator(struct vdisk *vd, unsigned int n, struct vdisk_locator *locator)
+static int vhd_locator(struct vdisk *vd, unsigned int n, struct vdisk_locator *locator)
 {
 	static const u32 order[] = { CODE_W2RU, CODE_W2KU };
 	int ret;
 
-	for (size_t i = 0; vd->info.needs_parent && i < ARRAY_SIZE(order); i++) {
+	locator->format = NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(order); i++) {
 		for (unsigned int slot = 0; slot < VHD_LOCATORS; slot++) {
 			if (vd->vhd.locators[slot].code != order[i])
 				continue;
@@ -116,6 +116,27 @@ int vdisk_parent_locator(struct vdisk *vd, unsigned int n, struct vdisk_locator 
 	return -ENOENT;
 }
 
+int vdisk_next_locator(struct vdisk *vd, unsigned int n, struct vdisk_locator *locator, bool *posix,
+		       struct vdisk_error *err)
+{
+	int ret;
+
+	*posix = false;
+	if (!vd->info.needs_parent)
+		return -ENOENT;
+	if (vd->format == &vdisk_vhd)
+		return vhd_locator(vd, n, locator);
+	ret = vdisk_other_file(vd, VDISK_BACKING_FILE, n, locator, posix, err);
+	return ret ? ret : vdisk_backing_format(vd, &locator->format, err);
+}
+
+int vdisk_parent_locator(struct vdisk *vd, unsigned int n, struct vdisk_locator *locator)
+{
+	bool posix;
+
+	return vdisk_next_locator(vd, n, locator, &posix, NULL);
+}
+
 /* How many images hang together from vd down. */
 static unsigned int chain_length(const struct vdisk *vd)
 {
@@ -124,6 +145,12 @@ static unsigned int chain_length(const struct vdisk *vd)
 	for (; vd; vd = host_of(vd)->parent)
 		n++;
 	return n;
+}
+
+static bool is_named_by(const struct vdisk *vd, const struct vdisk *parent)
+{
+	return parent->info.has_uuid &&
+	       !memcmp(parent->info.uuid, vd->info.parent_uuid, sizeof(vd->info.parent_uuid));
 }
 
 int vdisk_set_parent(struct vdisk *vd, struct vdisk *parent, struct vdisk_error *err)
@@ -137,8 +164,7 @@ int vdisk_set_parent(struct vdisk *vd, struct vdisk *parent, struct vdisk_error 
 			return -ELOOP;
 	if (h->parent || chain_length(parent) >= VDISK_CHAIN_MAX)
 		return -ELOOP;
-	if (!parent->info.has_uuid ||
-	    memcmp(parent->info.uuid, vd->info.parent_uuid, sizeof(vd->info.parent_uuid)))
+	if (vd->format == &vdisk_vhd && !is_named_by(vd, parent))
 		return vdisk_fail(
 			err, -EUCLEAN,
 			(struct vdisk_error){

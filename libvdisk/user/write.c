@@ -150,6 +150,8 @@ static int perform(struct host *h, const struct vdisk_action *a)
 {
 	const struct vdisk_io *io = file_of(h, a);
 
+	if (io == &h->vd->io && a->kind < VDISK_ACT_FLUSH)
+		vdisk_inflate_forget(h, a->offset, a->length);
 	switch (a->kind) {
 	case VDISK_ACT_DATA:
 		return write_payload(h, a);

@@ -3,22 +3,28 @@
  * vdiskio: does with an image what the lines on standard input say, through libvdisk, and says
  * after each line how it went: "ok", an answer, or "error NAME". Tests write with it.
  *
- *   vdiskio [-r] [-f FORMAT] [-p PARENT] IMAGE
+ *   vdiskio [-r] [-f FORMAT] [-p PARENT] [-s|--snapshot SNAPSHOT] IMAGE
  *     -r  only for reading
  *
  *   write OFFSET LENGTH SEED   words: SEED, and the number of the 8 bytes on the disk, big-endian
  *   zero OFFSET LENGTH
+ *   discard OFFSET LENGTH
  *   read OFFSET LENGTH         the bytes as hex digits
  *   copy PATH                  the whole disk to a new file, in pieces of all sizes
  *   flush
  *   reopen                     closes, and opens again
  *   usage                      "ALLOCATED ROOM" in bytes
  *   check                      "COUNT", then " INDEX:HOME:OTHER:PROBLEM" for each fault
- *   map OFFSET LENGTH          "KIND OFFSET LENGTH HOME" of the first answer
+ *   map OFFSET LENGTH          "KIND OFFSET LENGTH HOME" of the first answer, " PACKED" if compressed
+ *   maps                       " START:KIND:LENGTH:OFFSET" for each answer about the disk
  *   info                       "FORMAT SUBFORMAT VIRTUAL-SIZE BLOCK-SIZE NEEDS-PARENT"
+ *   details                    " NAME=VALUE" for what a qcow or qcow2 has
+ *   locators                   " FORMAT:PATH" for each parent locator
+ *   snapshots                  " ID:NAME:VIRTUAL-SIZE:SECONDS.NANOSECONDS:STATE-SIZE" for each
  *   die                        ends at once, without closing
  */
 #include <errno.h>
+#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +33,7 @@
 
 #include "../../libvdisk/vdisk.h"
 
-static const char *image, *format, *parent;
+static const char *image, *format, *parent, *snapshot;
 static int flags = VDISK_WRITE;
 static struct vdisk *vd;
 
@@ -45,7 +51,7 @@ static int open_image(void)
 {
 	struct vdisk_error err = { 0 };
 	char text[1024];
-	struct vdisk_options options = { .format = format, .parent = parent };
+	struct vdisk_options options = { .format = format, .snapshot = snapshot, .parent = parent };
 	int ret = vdisk_open_file(image, flags, &options, &vd, &err);
 
 	if (!ret)
@@ -159,18 +165,46 @@ static void do_check(void)
 	free(text);
 }
 
+static const char *const kinds[] = { "data", "zero", "parent", "need", "shared", "compressed" };
+
+static int has_offset(const struct vdisk_map *map)
+{
+	return map->kind == VDISK_DATA || map->kind == VDISK_SHARED ||
+	       map->kind == VDISK_COMPRESSED;
+}
+
 static void do_map(uint64_t offset, uint64_t len)
 {
-	static const char *const kinds[] = { "data", "zero", "parent", "need" };
 	struct vdisk_map map;
 	int ret = vdisk_map(vd, offset, len, &map);
 
-	if (ret)
+	if (ret) {
 		answer(ret);
-	else
-		printf("%s %" PRId64 " %" PRIu64 " %" PRId64 "\n", kinds[map.kind],
-		       map.kind == VDISK_DATA ? (int64_t)map.offset : -1, map.length,
-		       map.kind == VDISK_DATA ? -1 : (int64_t)map.home);
+		return;
+	}
+	printf("%s %" PRId64 " %" PRIu64 " %" PRId64, kinds[map.kind],
+	       has_offset(&map) ? (int64_t)map.offset : -1, map.length,
+	       has_offset(&map) ? -1 : (int64_t)map.home);
+	if (map.kind == VDISK_COMPRESSED)
+		printf(" %u", map.packed);
+	putchar('\n');
+}
+
+static void do_maps(void)
+{
+	uint64_t size = vdisk_info(vd)->virtual_size;
+	struct vdisk_map map;
+	int ret = 0;
+
+	for (uint64_t at = 0; at < size && !ret; at += map.length) {
+		ret = vdisk_map(vd, at, size - at, &map);
+		if (!ret)
+			printf(" %" PRIu64 ":%s:%" PRIu64 ":%" PRId64, at, kinds[map.kind],
+			       map.length, has_offset(&map) ? (int64_t)map.offset : -1);
+	}
+	if (ret)
+		printf(" error %s", strerrorname_np(-ret));
+	putchar('\n');
 }
 
 static void do_info(void)
@@ -179,6 +213,43 @@ static void do_info(void)
 
 	printf("%s %s %" PRIu64 " %u %d\n", info->format, info->subformat ? info->subformat : "-",
 	       info->virtual_size, info->block_size, info->needs_parent);
+}
+
+static void do_details(void)
+{
+	const struct vdisk_info *i = vdisk_info(vd);
+
+	printf("version=%u refcount_bits=%u subcluster=%u compression=%s snapshots=%u bitmaps=%u "
+	       "data=%d raw=%d lazy=%d dirty=%d corrupt=%d snapshot=%d backing_format=%s\n",
+	       i->version, i->refcount_bits, i->subcluster_size,
+	       i->compression ? i->compression : "-", i->snapshots, i->bitmaps, i->needs_data,
+	       i->data_raw, i->lazy_refcounts, i->dirty, i->corrupt, i->snapshot,
+	       i->backing_format);
+}
+
+static void do_locators(void)
+{
+	struct vdisk_locator l;
+	int ret;
+
+	for (unsigned int n = 0; !(ret = vdisk_parent_locator(vd, n, &l)); n++)
+		printf(" %s:%s", l.format ? l.format : "-", l.path);
+	if (ret != -ENOENT)
+		printf(" error %s", strerrorname_np(-ret));
+	putchar('\n');
+}
+
+static void do_snapshots(void)
+{
+	struct vdisk_snapshot s;
+	int ret;
+
+	for (unsigned int n = 0; !(ret = vdisk_get_snapshot(vd, n, &s)); n++)
+		printf(" %s:%s:%" PRIu64 ":%" PRIu64 ".%09u:%" PRIu64, s.id, s.name, s.virtual_size,
+		       s.seconds, s.nanoseconds, s.vm_state_size);
+	if (ret != -ENOENT)
+		printf(" error %s", strerrorname_np(-ret));
+	putchar('\n');
 }
 
 static void do_reopen(void)
@@ -194,6 +265,27 @@ static void do_reopen(void)
 	puts("ok");
 }
 
+/* Verbs that need nothing more. */
+static const struct {
+	const char *name;
+	void (*run)(void);
+} plain[] = {
+	{ "reopen", do_reopen },     { "usage", do_usage },	    { "check", do_check },
+	{ "info", do_info },	     { "details", do_details },	    { "maps", do_maps },
+	{ "locators", do_locators }, { "snapshots", do_snapshots },
+};
+
+static int perform_plain(const char *verb)
+{
+	for (size_t i = 0; i < sizeof(plain) / sizeof(*plain); i++) {
+		if (strcmp(verb, plain[i].name))
+			continue;
+		plain[i].run();
+		return 1;
+	}
+	return 0;
+}
+
 static void perform(const char *line)
 {
 	char verb[16], path[200] = "";
@@ -205,47 +297,48 @@ static void perform(const char *line)
 		fflush(stdout);
 		_exit(0);
 	}
+	if (perform_plain(verb))
+		return;
 	if (sscanf(line, "copy %199s", path) == 1)
 		do_copy(path);
 	else if (!strcmp(verb, "write"))
 		do_write(a, b, c);
 	else if (!strcmp(verb, "zero"))
 		answer(vdisk_write_zeroes(vd, b, a));
+	else if (!strcmp(verb, "discard"))
+		answer(vdisk_discard(vd, b, a));
 	else if (!strcmp(verb, "read"))
 		do_read(a, b);
 	else if (!strcmp(verb, "flush"))
 		answer(vdisk_flush(vd));
-	else if (!strcmp(verb, "reopen"))
-		do_reopen();
-	else if (!strcmp(verb, "usage"))
-		do_usage();
-	else if (!strcmp(verb, "check"))
-		do_check();
 	else if (!strcmp(verb, "map"))
 		do_map(a, b);
-	else if (!strcmp(verb, "info"))
-		do_info();
 	else
 		printf("error: there is no verb %s\n", verb);
 }
 
 int main(int argc, char **argv)
 {
+	static const struct option words[] = { { "snapshot", required_argument, NULL, 's' },
+					       { 0 } };
 	char line[256];
 	int option, ret;
 
-	while ((option = getopt(argc, argv, "rf:p:")) != -1) {
+	while ((option = getopt_long(argc, argv, "rf:p:s:", words, NULL)) != -1) {
 		if (option == 'r')
 			flags = 0;
 		else if (option == 'f')
 			format = optarg;
 		else if (option == 'p')
 			parent = optarg;
+		else if (option == 's')
+			snapshot = optarg;
 		else
 			return 1;
 	}
 	if (optind != argc - 1) {
-		fprintf(stderr, "usage: vdiskio [-r] [-f FORMAT] [-p PARENT] IMAGE\n");
+		fprintf(stderr,
+			"usage: vdiskio [-r] [-f FORMAT] [-p PARENT] [-s SNAPSHOT] IMAGE\n");
 		return 1;
 	}
 	image = argv[optind];

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Look-up in the two tables of a qcow or qcow2: qcow2.txt, "Cluster mapping" and what follows. */
+#include "qcow.h"
+
+static u64 cluster_bytes(const struct qcow *q)
+{
+	return 1ULL << q->cluster_bits;
+}
+
+static u64 table_bytes(const struct qcow *q)
+{
+	return (u64)q->entry_bytes << q->l2_bits;
+}
+
+bool vdisk_qcow_sound(const struct vdisk *vd, u64 offset, u64 length)
+{
+	const struct qcow *q = &vd->qcow;
+	u64 end;
+
+	if (offset >= vd->io.size || add_overflows(offset, length, &end))
+		return false;
+	for (u32 i = 0; i < q->n_fixed && offset < q->fixed_end; i++) {
+		const struct vdisk_range *r = &q->fixed[i];
+
+		if (offset < r->offset + r->length && r->offset < end)
+			return false;
+	}
+	return true;
+}
+
+/* ---- loading entries ---- */
+
+static int need(const struct vdisk *vd, u64 offset, u64 table_end, struct vdisk_map *answer)
+{
+	answer->kind = VDISK_NEED;
+	answer->offset = vdisk_block_of(vd->meta, offset);
+	answer->length = table_end - answer->offset;
+	return -EAGAIN;
+}
+
+static int damaged(u64 entry, u64 value, struct vdisk_map *answer)
+{
+	answer->offset = entry;
+	answer->home = value;
+	return -EUCLEAN;
+}
+
+/*
+ * The entry at `at` of a table that ends at table_end: a word, and if `bits` is not NULL, the word
+ * behind it. Who sees them change asks again where nobody does (VDISK_NEED is answered under the
+ * engine's lock).
+ */
+static int load_words(const struct vdisk *vd, u64 at, u64 table_end, u64 *value, u64 *bits,
+		      struct vdisk_map *answer)
+{
+	u64 block = vdisk_block_of(vd->meta, at);
+	const u8 *data = vd->meta->peek(vd->meta, block);
+	u32 seq;
+
+	if (!data)
+		return need(vd, at, table_end, answer);
+	if (!bits && sizeof(long) == 8) {
+		*value = load_be64(data + (at - block));
+		return 0;
+	}
+	seq = load_acquire(&vd->seq);
+	*value = load_be64(data + (at - block));
+	if (bits)
+		*bits = load_be64(data + (at - block) + 8);
+	read_barrier();
+	if (seq & 1 || seq != READ_ONCE(vd->seq))
+		return need(vd, at, table_end, answer);
+	return 0;
+}
+
+static bool table_is_sound(const struct vdisk *vd, u64 table)
+{
+	const struct qcow *q = &vd->qcow;
+	u64 alignment = q->version == 1 ? VDISK_SECTOR : cluster_bytes(q);
+	u64 bytes = table_bytes(q);
+
+	return !(table & (alignment - 1)) && vdisk_qcow_sound(vd, table, bytes) &&
+	       bytes <= vd->io.size - table;
+}
+
+int vdisk_qcow_load(const struct vdisk *vd, u64 offset, struct qcow_entry *e,
+		    struct vdisk_map *answer)
+{
+	const struct qcow *q = &vd->qcow;
+	u64 cluster = offset >> q->cluster_bits;
+	u64 inside = cluster & ((1ULL << q->l2_bits) - 1);
+	bool extended = q->entry_bytes == 16;
+	int ret;
+
+	e->l1_at = q->l1_offset + 8 * (cluster >> q->l2_bits);
+	e->at = VDISK_NOWHERE;
+	e->value = 0;
+	e->bits = 0;
+	ret = load_words(vd, e->l1_at, q->l1_offset + 8 * q->l1_entries, &e->l1, NULL, answer);
+	if (ret)
+		return ret;
+	e->table = q->version == 1 ? e->l1 : e->l1 & QCOW_OFFSET;
+	e->table_shared = q->version > 1 && !(e->l1 & QCOW_COPIED);
+	if (!e->table) {
+		e->table = VDISK_NOWHERE;
+		return 0;
+	}
+	if (!table_is_sound(vd, e->table))
+		return damaged(e->l1_at, e->table, answer);
+	e->at = e->table + inside * q->entry_bytes;
+	return load_words(vd, e->at, e->table + table_bytes(q), &e->value,
+			  extended ? &e->bits : NULL, answer);
+}
+
+/* ---- one cluster ---- */
+
+void vdisk_qcow_compressed(const struct vdisk *vd, u64 value, u64 *offset, u32 *packed)
+{
+	const struct qcow *q = &vd->qcow;
+	u32 x = q->version == 1 ? 63 - q->cluster_bits : 62 - (q->cluster_bits - 8);
+	u64 flags = q->version == 1 ? QCOW1_COMPRESSED : QCOW_COPIED | QCOW_COMPRESSED;
+	u64 size = (value & ~flags) >> x, end;
+
+	*offset = value & ((1ULL << x) - 1);
+	if (q->version > 1) /* additional sectors, of which the first is used from offset on */
+		size = (size + 1) * VDISK_SECTOR - (*offset & (VDISK_SECTOR - 1));
+	end = *offset < vd->io.size ? vd->io.size - *offset : 0;
+	*packed = (u32)(size < end ? size : end);
+}
+
+static int map_compressed(const struct vdisk *vd, const struct qcow_entry *e,
+			  struct vdisk_map *answer)
+{
+	u64 offset;
+
+	vdisk_qcow_compressed(vd, e->value, &offset, &answer->packed);
+	if (!answer->packed || vd->qcow.has_data || !vdisk_qcow_sound(vd, offset, answer->packed))
+		return damaged(e->at, offset, answer);
+	answer->kind = VDISK_COMPRESSED;
+	answer->offset = offset;
+	return 0;
+}
+
+static void map_nowhere(const struct vdisk *vd, struct vdisk_map *answer)
+{
+	answer->kind = vd->qcow.has_parent ? VDISK_PARENT : VDISK_ZERO;
+}
+
+/* Data that begin `skip` bytes inside of the cluster at offset; the file may end before they do. */
+static void map_data(const struct vdisk *vd, u64 offset, u64 skip, bool own,
+		     struct vdisk_map *answer)
+{
+	u64 end = vd->qcow.has_data ? VDISK_NOWHERE : round_up_to(vd->io.size, VDISK_SECTOR);
+
+	if (offset + skip >= end) {
+		answer->kind = VDISK_ZERO;
+		return;
+	}
+	if (answer->length > end - offset - skip)
+		answer->length = end - offset - skip;
+	answer->kind = own ? VDISK_DATA : VDISK_SHARED;
+	answer->offset = offset + skip;
+}
+
+static int map_version1(const struct vdisk *vd, const struct qcow_entry *e, u64 skip,
+			struct vdisk_map *answer)
+{
+	u64 offset = e->value & QCOW1_OFFSET;
+
+	if (e->value & QCOW1_COMPRESSED)
+		return map_compressed(vd, e, answer);
+	if (!offset) {
+		map_nowhere(vd, answer);
+		return 0;
+	}
+	if (offset & (VDISK_SECTOR - 1) || !vdisk_qcow_sound(vd, offset, cluster_bytes(&vd->qcow)))
+		return damaged(e->at, offset, answer);
+	if (offset & (vd->granule - 1)) {
+		damaged(e->at, offset, answer);
+		return -EOPNOTSUPP;
+	}
+	map_data(vd, offset, skip, true, answer);
+	return 0;
+}
+
+/* What one subcluster is; without subclusters, the cluster. */
+enum state {
+	NOTHING,
+	ZEROS,
+	DATA,
+	WRONG,
+};
+
+/* A cluster at offset 0 is one only of a data file, and if the entry says so. */
+static bool has_place(const struct qcow *q, u64 value)
+{
+	return value & QCOW_OFFSET || (q->has_data && value & QCOW_COPIED);
+}
+
+static enum state state_of(const struct qcow *q, const struct qcow_entry *e, u64 subcluster)
+{
+	bool place = has_place(q, e->value), zeros, data;
+
+	if (q->entry_bytes == 8) {
+		if (e->value & QCOW_ZERO)
+			return q->version >= 3 ? ZEROS : WRONG;
+		return place ? DATA : NOTHING;
+	}
+	zeros = e->bits >> QCOW_SUBCLUSTERS >> subcluster & 1;
+	data = e->bits >> subcluster & 1;
+	if (data && (zeros || !place))
+		return WRONG;
+	return zeros ? ZEROS : data ? DATA : NOTHING;
+}
+
+/* How many bytes from `skip` on, at most length, are in the same state. */
+static u64 same_state(const struct qcow *q, const struct qcow_entry *e, u64 skip, u64 length)
+{
+	u32 shift = q->cluster_bits - 5;
+	u64 first = skip >> shift, i = first;
+
+	if (q->entry_bytes == 8)
+		return length;
+	do {
+		i++;
+	} while (i < QCOW_SUBCLUSTERS && state_of(q, e, i) == state_of(q, e, first));
+	return (i << shift) - skip < length ? (i << shift) - skip : length;
+}
+
+static int map_standard(const struct vdisk *vd, const struct qcow_entry *e, u64 skip,
+			struct vdisk_map *answer)
+{
+	const struct qcow *q = &vd->qcow;
+	bool own = q->has_data || (e->value & QCOW_COPIED && !e->table_shared);
+	enum state state = state_of(q, e, skip >> (q->cluster_bits - 5));
+	u64 offset = e->value & QCOW_OFFSET;
+
+	if (state == WRONG || offset & (cluster_bytes(q) - 1) ||
+	    (offset && !q->has_data && !vdisk_qcow_sound(vd, offset, cluster_bytes(q))))
+		return damaged(e->at, offset, answer);
+	answer->length = same_state(q, e, skip, answer->length);
+	if (state == DATA) {
+		map_data(vd, offset, skip, own, answer);
+		return 0;
+	}
+	if (state == ZEROS)
+		answer->kind = VDISK_ZERO;
+	else
+		map_nowhere(vd, answer);
+	if (has_place(q, e->value) && own && !e->table_shared)
+		answer->home = offset + skip;
+	return 0;
+}
+
+/* ---- many clusters ---- */
+
+/* As far as one cluster goes, or all that one missing table would tell about. */
+static int map_one(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer)
+{
+	const struct qcow *q = &vd->qcow;
+	u64 skip = offset & (cluster_bytes(q) - 1), left = cluster_bytes(q) - skip;
+	u64 table_left;
+	struct qcow_entry e;
+	int ret = vdisk_qcow_load(vd, offset, &e, answer);
+
+	if (ret)
+		return ret;
+	if (e.table == VDISK_NOWHERE) {
+		table_left = cluster_bytes(q) << q->l2_bits;
+		left = table_left - (offset & (table_left - 1));
+	}
+	answer->length = length < left ? length : left;
+	if (e.table == VDISK_NOWHERE)
+		map_nowhere(vd, answer);
+	else if (q->version == 1)
+		return map_version1(vd, &e, skip, answer);
+	else if (e.value & QCOW_COMPRESSED)
+		return map_compressed(vd, &e, answer);
+	else
+		return map_standard(vd, &e, skip, answer);
+	return 0;
+}
+
+static bool continues(const struct vdisk_map *m, const struct vdisk_map *next)
+{
+	if (m->kind != next->kind || m->kind == VDISK_COMPRESSED)
+		return false;
+	if (m->kind == VDISK_DATA || m->kind == VDISK_SHARED)
+		return m->offset + m->length == next->offset;
+	if (m->home == VDISK_NOWHERE || next->home == VDISK_NOWHERE)
+		return m->home == next->home;
+	return m->home + m->length == next->home;
+}
+
+/* Neighbours that go on in the same way are added as long as the cache can tell. */
+int vdisk_qcow_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer)
+{
+	int ret = map_one(vd, offset, length, answer);
+
+	if (ret == -EAGAIN)
+		return 0; /* the answer is VDISK_NEED */
+	while (!ret && answer->length < length) {
+		struct vdisk_map next = { .home = VDISK_NOWHERE };
+
+		if (map_one(vd, offset + answer->length, length - answer->length, &next) ||
+		    !continues(answer, &next))
+			break;
+		answer->length += next.length;
+	}
+	return ret;
+}
