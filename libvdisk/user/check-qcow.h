@@ -141,9 +141,9 @@ int vdisk_qcheck_set_refcount(struct qcheck *c, u64 cluster, u64 count);
 /* Write the block that was changed last. */
 int vdisk_qcheck_write_block(struct qcheck *c);
 void vdisk_qcheck_shared(struct qcheck *c);
-u64 vdisk_refcount_max(const struct qcheck *c);
-u64 vdisk_refcount_get(const u8 *block, u32 order, u64 i);
-void vdisk_refcount_put(u8 *block, u32 order, u64 i, u64 count);
+u64 vdisk_qcheck_max(const struct qcheck *c);
+u64 vdisk_qcheck_get(const u8 *block, u32 order, u64 i);
+void vdisk_qcheck_put(u8 *block, u32 order, u64 i, u64 count);
 
 /* ---- check-copied.c ---- */
 

@@ -7,7 +7,7 @@
 
 /* ---- one refcount ---- */
 
-u64 vdisk_refcount_max(const struct qcheck *c)
+u64 vdisk_qcheck_max(const struct qcheck *c)
 {
 	u32 order = c->vd->qcow.refcount_order;
 
@@ -15,7 +15,7 @@ u64 vdisk_refcount_max(const struct qcheck *c)
 }
 
 /* Those of less than a byte begin at the least significant bit. */
-u64 vdisk_refcount_get(const u8 *block, u32 order, u64 i)
+u64 vdisk_qcheck_get(const u8 *block, u32 order, u64 i)
 {
 	switch (order) {
 	case 3:
@@ -31,7 +31,7 @@ u64 vdisk_refcount_get(const u8 *block, u32 order, u64 i)
 	}
 }
 
-void vdisk_refcount_put(u8 *block, u32 order, u64 i, u64 count)
+void vdisk_qcheck_put(u8 *block, u32 order, u64 i, u64 count)
 {
 	u32 shift = i << order & 7, mask;
 	u8 *p = block + (i << order >> 3);
@@ -152,7 +152,7 @@ int vdisk_qcheck_refcount(struct qcheck *c, u64 cluster, u64 *count)
 		return ret;
 	if (c->block.state == REFBLOCK_UNREADABLE)
 		return -EUCLEAN;
-	*count = vdisk_refcount_get(c->block.data, c->vd->qcow.refcount_order,
+	*count = vdisk_qcheck_get(c->block.data, c->vd->qcow.refcount_order,
 				    cluster & ((1ULL << c->block_bits) - 1));
 	return 0;
 }
@@ -164,7 +164,7 @@ int vdisk_qcheck_set_refcount(struct qcheck *c, u64 cluster, u64 count)
 
 	if (ret || c->block.state != REFBLOCK_HERE)
 		return ret ? ret : -EUCLEAN;
-	vdisk_refcount_put(c->block.data, c->vd->qcow.refcount_order,
+	vdisk_qcheck_put(c->block.data, c->vd->qcow.refcount_order,
 			   cluster & ((1ULL << c->block_bits) - 1), count);
 	c->block.dirty = true;
 	return 0;
@@ -205,7 +205,7 @@ static int compare_cluster(struct qcheck *c, u64 cluster)
 		return ret == -EUCLEAN ? 0 : ret; /* the block itself was reported */
 	if (found < expected)
 		cluster_fault(c, cluster, VDISK_FAULT_REFCOUNT, found, expected,
-			      expected > vdisk_refcount_max(c)
+			      expected > vdisk_qcheck_max(c)
 				      ? "has more references than a refcount can say"
 				      : "has more references than its refcount says");
 	else if (found > expected)

@@ -73,7 +73,7 @@ static u64 first_count(const struct qcheck *c, u64 index, u64 cluster)
 
 	if (!count && c->lost && c->block_state[index] == BLOCK_REMADE && cluster < c->clusters)
 		return 1;
-	return count < vdisk_refcount_max(c) ? count : vdisk_refcount_max(c);
+	return count < vdisk_qcheck_max(c) ? count : vdisk_qcheck_max(c);
 }
 
 static int write_new_block(struct qcheck *c, u64 index)
@@ -83,7 +83,7 @@ static int write_new_block(struct qcheck *c, u64 index)
 
 	memset(c->buf, 0, c->cluster);
 	for (u64 i = 0; i < 1ULL << c->block_bits; i++)
-		vdisk_refcount_put(c->buf, order, i, first_count(c, index, first + i));
+		vdisk_qcheck_put(c->buf, order, i, first_count(c, index, first + i));
 	repaired(c, (struct vdisk_fault){ .kind = VDISK_FAULT_ENTRY,
 					  .entry = c->refcount_table + 8 * index,
 					  .home = c->table[index],
@@ -93,7 +93,7 @@ static int write_new_block(struct qcheck *c, u64 index)
 
 static int raise(struct qcheck *c)
 {
-	u64 max = vdisk_refcount_max(c);
+	u64 max = vdisk_qcheck_max(c);
 	int ret = 0;
 
 	for (u64 i = 0; i <= c->clusters && !ret; i++) {
