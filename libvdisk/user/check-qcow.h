@@ -172,6 +172,7 @@ struct rebuild {
 
 /* Find places for what is missing or cannot be used: refcount blocks, or the table too. Changes
  * c->table and the counts, and nothing in the file. -ENOSPC. */
+int vdisk_qcheck_blank(struct qcheck *c, u64 cluster, bool *blank);
 int vdisk_qcheck_plan(struct qcheck *c, struct rebuild *r);
 
 /* ---- repair-qcow.c ---- */

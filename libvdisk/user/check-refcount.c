@@ -153,7 +153,7 @@ int vdisk_qcheck_refcount(struct qcheck *c, u64 cluster, u64 *count)
 	if (c->block.state == REFBLOCK_UNREADABLE)
 		return -EUCLEAN;
 	*count = vdisk_qcheck_get(c->block.data, c->vd->qcow.refcount_order,
-				    cluster & ((1ULL << c->block_bits) - 1));
+				  cluster & ((1ULL << c->block_bits) - 1));
 	return 0;
 }
 
@@ -165,7 +165,7 @@ int vdisk_qcheck_set_refcount(struct qcheck *c, u64 cluster, u64 count)
 	if (ret || c->block.state != REFBLOCK_HERE)
 		return ret ? ret : -EUCLEAN;
 	vdisk_qcheck_put(c->block.data, c->vd->qcow.refcount_order,
-			   cluster & ((1ULL << c->block_bits) - 1), count);
+			 cluster & ((1ULL << c->block_bits) - 1), count);
 	c->block.dirty = true;
 	return 0;
 }

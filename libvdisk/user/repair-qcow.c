@@ -67,28 +67,43 @@ static void repaired(struct qcheck *c, struct vdisk_fault fault)
 
 /* What a new block says of a cluster. If something was lost, what nothing refers to may be that,
  * and the old block, that knew, is bad. */
-static u64 first_count(const struct qcheck *c, u64 index, u64 cluster)
+static int first_count(struct qcheck *c, u64 index, u64 cluster, u64 *count)
 {
-	u64 count = cluster <= c->clusters ? vdisk_refs_count(&c->refs, cluster) : 0;
+	bool blank = true;
+	int ret = 0;
 
-	if (!count && c->lost && c->block_state[index] == BLOCK_REMADE && cluster < c->clusters)
-		return 1;
-	return count < vdisk_qcheck_max(c) ? count : vdisk_qcheck_max(c);
+	*count = cluster <= c->clusters ? vdisk_refs_count(&c->refs, cluster) : 0;
+	if (*count > vdisk_qcheck_max(c))
+		*count = vdisk_qcheck_max(c);
+	if (!*count && c->lost && c->block_state[index] == BLOCK_REMADE && cluster < c->clusters)
+		ret = vdisk_qcheck_blank(c, cluster, &blank);
+	if (!blank)
+		*count = 1;
+	return ret;
 }
 
 static int write_new_block(struct qcheck *c, u64 index)
 {
-	u64 first = index << c->block_bits;
+	u64 n = 1ULL << c->block_bits, count;
 	u32 order = c->vd->qcow.refcount_order;
+	u8 *data = calloc(1, c->cluster);
+	int ret = data ? 0 : -ENOMEM;
 
-	memset(c->buf, 0, c->cluster);
-	for (u64 i = 0; i < 1ULL << c->block_bits; i++)
-		vdisk_qcheck_put(c->buf, order, i, first_count(c, index, first + i));
-	repaired(c, (struct vdisk_fault){ .kind = VDISK_FAULT_ENTRY,
-					  .entry = c->refcount_table + 8 * index,
-					  .home = c->table[index],
-					  .problem = "of the refcount table has a new block" });
-	return vdisk_qcheck_write(c, c->table[index], c->buf, c->cluster);
+	for (u64 i = 0; i < n && !ret; i++) {
+		ret = first_count(c, index, index * n + i, &count);
+		if (!ret)
+			vdisk_qcheck_put(data, order, i, count);
+	}
+	if (!ret)
+		ret = vdisk_qcheck_write(c, c->table[index], data, c->cluster);
+	free(data);
+	if (!ret)
+		repaired(c, (struct vdisk_fault){
+				    .kind = VDISK_FAULT_ENTRY,
+				    .entry = c->refcount_table + 8 * index,
+				    .home = c->table[index],
+				    .problem = "of the refcount table has a new block" });
+	return ret;
 }
 
 static int raise(struct qcheck *c)

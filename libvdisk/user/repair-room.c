@@ -2,7 +2,16 @@
 /* Room for new refcount blocks and a new refcount table, inside a file that cannot grow. */
 #include "check-qcow.h"
 
-/* Is it free, and if something was lost, was it before? */
+/* Nothing can be lost there. */
+int vdisk_qcheck_blank(struct qcheck *c, u64 cluster, bool *blank)
+{
+	int ret = vdisk_qcheck_read(c, cluster << c->bits, c->buf, c->cluster);
+
+	*blank = !ret && !c->buf[0] && !memcmp(c->buf, c->buf + 1, c->cluster - 1);
+	return ret;
+}
+
+/* Nothing refers to it; and it was free before, or if need be only leaked. */
 static int is_free(struct qcheck *c, const struct rebuild *r, u64 cluster, bool *free)
 {
 	u64 index = cluster >> c->block_bits, count = 1;
@@ -11,20 +20,18 @@ static int is_free(struct qcheck *c, const struct rebuild *r, u64 cluster, bool 
 	*free = false;
 	if (vdisk_refs_count(&c->refs, cluster) || index >= c->table_entries)
 		return 0;
-	if (r->any) {
-		*free = true;
-		return 0;
-	}
+	if (r->any && c->lost)
+		return vdisk_qcheck_blank(c, cluster, free);
 	if (c->block_state[index] == BLOCK_NEW)
 		count = 0;
 	else if (c->block_state[index] == BLOCK_GOOD)
 		ret = vdisk_qcheck_refcount(c, cluster, &count);
-	*free = !ret && !count;
+	*free = !ret && (r->any || !count);
 	return ret;
 }
 
-/* n clusters in a row. Clusters that are only leaked are taken last, and not at all if they may be
- * what a damaged entry has lost. The last cluster must lie in the file as a whole. */
+/* n clusters in a row, which lie in the file as a whole. Those that are only leaked are taken last,
+ * and if they may be what a damaged entry has lost, only when they hold nothing. */
 static int take(struct qcheck *c, struct rebuild *r, u64 n, u64 *cluster)
 {
 	u64 end = c->vd->io.size >> c->bits, run = 0;
@@ -34,7 +41,7 @@ static int take(struct qcheck *c, struct rebuild *r, u64 n, u64 *cluster)
 		int ret;
 
 		if (r->cursor >= end) {
-			if (r->any || c->lost)
+			if (r->any)
 				return -ENOSPC;
 			r->any = true;
 			r->cursor = run = 0;
