@@ -36,6 +36,7 @@ struct fact {
 struct facts {
 	struct fact *v;
 	size_t n;
+	struct vdisk_found found; /* by vdisk_check() */
 };
 
 /* The same request for a parent of the image. */
