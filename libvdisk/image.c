@@ -2,7 +2,8 @@
 /* Opening, asking and closing an image of any format. */
 #include "image.h"
 
-static const struct vdisk_format *const formats[] = { &vdisk_vhd, &vdisk_raw };
+static const struct vdisk_format *const formats[] = { &vdisk_vhd, &vdisk_qcow2, &vdisk_qcow,
+						      &vdisk_raw };
 
 int vdisk_read(const struct vdisk_io *io, u64 offset, void *buf, size_t len)
 {

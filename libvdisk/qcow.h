@@ -3,9 +3,10 @@
  * qcow (version 1) and qcow2 (versions 2 and 3): QEMU, docs/interop/qcow2.txt. Both have two levels
  * of tables: the L1 table, whose entries point to L2 tables, whose entries point to clusters.
  *
- *   qcow2.c     headers of versions 2 and 3, header extensions, snapshots
- *   qcow1.c     the header of version 1
- *   qcow-map.c  look-up in the two tables
+ *   qcow2.c          headers of versions 2 and 3, header extensions
+ *   qcow1.c          the header of version 1
+ *   qcow-snapshot.c  internal snapshots
+ *   qcow-map.c       look-up in the two tables
  *   qcow-write.c  what the engine asks for: what a unit needs, and the pointers to it
  *   space.c       room in the file
  *   refcount.c    refcounts
@@ -54,7 +55,31 @@ void vdisk_qcow_compressed(const struct vdisk *vd, u64 value, u64 *offset, u32 *
 /* vdisk_format.map of both */
 int vdisk_qcow_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer);
 
-/* The rest of vdisk_format: qcow-write.c, */
+/* ---- qcow-snapshot.c: internal snapshots ---- */
+
+/* What is read of an entry of the snapshot table. */
+struct qcow_snapshot {
+	u64 l1_offset;
+	u32 l1_entries;
+	u64 disk_size; /* bytes */
+	u64 state_size;
+	u32 seconds, nanoseconds;
+	u64 id_offset, name_offset; /* in the file */
+	u32 id_length, name_length;
+	u64 next; /* where the next entry is */
+};
+
+/* Read the entry at `at`: the first one is at snapshots_offset. -EUCLEAN with err. */
+int vdisk_qcow_read_snapshot(struct vdisk *vd, u64 at, struct qcow_snapshot *s,
+			     struct vdisk_error *err);
+/* While opening: snapshots_end. */
+int vdisk_qcow_find_snapshots_end(struct vdisk *vd, struct vdisk_error *err);
+/* While opening: the snapshot with this id, or name, is what the disk is. -ENOENT with err. */
+int vdisk_qcow_use_snapshot(struct vdisk *vd, const char *name, struct vdisk_error *err);
+
+/* ---- the rest of vdisk_format ---- */
+
+/* qcow-write.c, */
 int vdisk_qcow_begin_writing(struct vdisk *vd, u32 units);
 int vdisk_qcow_reserve(struct vdisk *vd, struct vdisk_space *space, u64 index, u64 *home,
 		       struct vdisk_map *answer);

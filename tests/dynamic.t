@@ -31,8 +31,8 @@ use Test::More;
 
 require "$FindBin::RealBin/lib/tap.pl";
 require "$FindBin::RealBin/lib/makevhd.pl";
-our ($top, $T, $seed, $ntfsmap);
-my $vdiskio = "$top/build/tests/vdiskio";
+require "$FindBin::RealBin/lib/vdiskio.pl";
+our ($top, $T, $seed, $ntfsmap, $vdiskio);
 need($ntfsmap, $vdiskio, 'qemu-img', 'cmp');
 chdir $T or die "$T: $!";
 note("seed $seed");
@@ -308,47 +308,6 @@ sub refused {
 }
 
 # ---- histories ----
-
-# vdiskio, to be asked line by line.
-sub start {
-	my ($image, @options) = @_;
-	pipe my $in, my $to or die;
-	pipe my $from, my $out or die;
-	my $pid = fork // die "fork: $!";
-	if (!$pid) {
-		open STDIN, '<&', $in;
-		open STDOUT, '>&', $out;
-		open STDERR, '>', "$T/err";
-		close $_ for $to, $from;
-		limit_and_exec($vdiskio, @options, $image);
-	}
-	close $_ for $in, $out;
-	$to->autoflush;
-	return {pid => $pid, to => $to, from => $from};
-}
-
-sub ask {
-	my ($io, $line) = @_;
-	local $SIG{PIPE} = 'IGNORE';
-	print {$io->{to}} "$line\n";
-	my $answer = readline $io->{from};
-	return defined $answer ? $answer =~ s/\n\z//r : 'nothing';
-}
-
-# The last answer, and how it ended.
-sub stop {
-	my ($io) = @_;
-	close $io->{to};
-	my $last = readline $io->{from};
-	waitpid $io->{pid}, 0;
-	return ($last // "nothing\n") . how_it_ended();
-}
-
-# What vdiskio's write writes.
-sub payload {
-	my ($offset, $length, $word) = @_;
-	return pack 'N*', map { ($word, $_) } $offset / 8 .. ($offset + $length) / 8 - 1;
-}
 
 # Blocks of [$offset, $offset + $length) that have no place yet.
 sub missing {

@@ -1,0 +1,266 @@
+#!/usr/bin/env perl
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Writing qcow2 and qcow through libvdisk: random histories of writes, zeros, discards, flushes and reopenings over
+# images that qemu-img and qemu-io made, of every kind that the options of qemu-img can make. Then qemu-img finds no
+# error and no leak, qemu reads what the history says, snapshots and backing files have not changed, and qemu can go on
+# writing. The room in the file is what `truncate` put behind its last cluster.
+#
+#   TEST_SEED=7 tests/qcow-write.t   other histories
+use strict;
+use warnings;
+no warnings 'portable'; # perl has 64 bits here
+use File::Temp (); # its END comes after ours
+use FindBin;
+use JSON::PP qw(decode_json);
+use Test::More;
+
+require "$FindBin::RealBin/lib/tap.pl";
+require "$FindBin::RealBin/lib/vdiskio.pl";
+our ($top, $T, $seed, $vdiskio);
+need($vdiskio, 'qemu-img', 'qemu-io', 'cmp', 'truncate');
+chdir $T or die "$T: $!";
+note("seed $seed");
+
+use constant {SECTOR => 512, KIB => 1024, MIB => 1024 * 1024};
+
+sub made { must('qemu-img', 'create', '-q', '-f', @_) }
+
+sub io {
+	my ($image, @commands) = @_;
+	return must('qemu-io', '-f', $image =~ /\.qcow$/ ? 'qcow' : 'qcow2', (map { ('-c', $_) } @commands), $image);
+}
+
+sub raw_of {
+	my ($image, @options) = @_;
+	must('qemu-img', 'convert', '-O', 'raw', @options, $image, 'theirs.raw');
+	return slurp('theirs.raw');
+}
+
+# What qemu-img check says: [errors, leaks].
+sub verdict {
+	my ($image) = @_;
+	my ($status, $out) = run('qemu-img', 'check', '--output=json', $image);
+	return ['?', $status] if $status !~ /^[023]$/;
+	my $c = decode_json($out);
+	return [($c->{corruptions} // 0) + ($c->{'check-errors'} // 0), $c->{leaks} // 0];
+}
+
+# ---- making images ----
+
+# Data, zeros and holes from qemu itself, a few clusters each.
+sub fill {
+	my ($image, $size, $v3) = @_;
+	my @commands;
+	for my $n (1 .. 12) {
+		my $at = int(rand($size / SECTOR)) * SECTOR;
+		my $length = (1 + int rand 200) * SECTOR;
+		$length = $size - $at if $length > $size - $at;
+		push @commands, $n % 4 == 3 && $v3 ? "write -z $at $length" : "write -P $n $at $length";
+	}
+	io($image, @commands);
+}
+
+sub compress_some {
+	my ($image, $size, $cluster) = @_;
+	for my $n (1 .. 6) {
+		my $at = int(rand($size / $cluster - 1)) * $cluster;
+		run('qemu-io', '-c', "write -c -P ${\ (100 + $n)} $at $cluster", $image); # refused where there is data
+	}
+}
+
+# make(KIND): an image with room, as a hash.
+sub make {
+	my ($kind) = @_;
+	my $size = $kind->{size} // 4 * MIB;
+	my $image = $kind->{qcow1} ? 'a.qcow' : 'a.qcow2';
+	my ($format, $cluster) = ($kind->{qcow1} ? 'qcow' : 'qcow2', $kind->{cluster} // 65536);
+	my @options = map { ('-o', $_) } @{$kind->{options} // []};
+	unlink glob '*.qcow* *.raw *.vhd';
+	push @options, '-o', "cluster_size=$cluster" if !$kind->{qcow1};
+	if ($kind->{backing}) {
+		my ($of, $bytes) = @{$kind->{backing}};
+		made($of, "base.$of.raw", $bytes);
+		must('qemu-io', '-f', $of, '-c', "write -P 201 0 ${\ int($bytes / 2)}", '-c', "write -P 202 ${\ ($bytes - 65536)} 65536",
+			"base.$of.raw");
+		push @options, '-b', "base.$of.raw", '-F', $of;
+	}
+	made($format, @options, $image, $size);
+	if ($kind->{compressed}) {
+		compress_some($image, $size, $cluster);
+	}
+	fill($image, $size, $kind->{v3} // 1) if !$kind->{empty};
+	if ($kind->{snapshot}) {
+		must('qemu-img', 'snapshot', '-c', 'first', $image);
+		fill($image, $size, 1) if $kind->{snapshot} > 1;
+	}
+	must('qemu-img', 'bitmap', '--add', $image, 'b0') if $kind->{bitmap};
+	my $room = $kind->{room} // 2 * $size;
+	must('truncate', '-s', "+$room", $image);
+	return {image => $image, size => $size, cluster => $cluster, kind => $kind, disk => raw_of($image), wrong => []};
+}
+
+# ---- histories ----
+
+sub wrong {
+	my ($h, $what) = @_;
+	push @{$h->{wrong}}, "step $h->{step}: $what";
+}
+
+sub now {
+	my ($h, $offset, $length) = @_;
+	return pack 'H*', ask($h->{io}, "read $offset $length");
+}
+
+# Each sector is one or the other.
+sub either {
+	my ($h, $offset, $length, $new, $why) = @_;
+	my $now = now($h, $offset, $length);
+	for (my $at = 0; $at < $length; $at += SECTOR) {
+		my $sector = substr $now, $at, SECTOR;
+		next if $sector eq substr($new, $at, SECTOR) || $sector eq substr $h->{disk}, $offset + $at, SECTOR;
+		return wrong($h, "$why: something else at ${\ ($offset + $at)}");
+	}
+	substr($h->{disk}, $offset, $length) = $now;
+}
+
+sub step_write {
+	my ($h, $offset, $length) = @_;
+	my $answer = ask($h->{io}, "write $offset $length $h->{step}");
+	my $new = payload($offset, $length, $h->{step});
+	if ($answer eq 'ok') {
+		substr($h->{disk}, $offset, $length) = $new;
+	} elsif ($answer eq 'error ENOSPC') {
+		$h->{full}++;
+		either($h, $offset, $length, $new, 'no room');
+	} else {
+		wrong($h, "write $offset $length: $answer");
+	}
+}
+
+sub step_zero {
+	my ($h, $offset, $length) = @_;
+	my $answer = ask($h->{io}, "zero $offset $length");
+	if ($answer eq 'ok') {
+		substr($h->{disk}, $offset, $length) = "\0" x $length;
+	} elsif ($answer eq 'error ENOSPC') {
+		$h->{full}++;
+		either($h, $offset, $length, "\0" x $length, 'no room');
+	} else {
+		wrong($h, "zero $offset $length: $answer");
+	}
+}
+
+sub step_discard {
+	my ($h, $offset, $length) = @_;
+	my $answer = ask($h->{io}, "discard $offset $length");
+	wrong($h, "discard $offset $length: $answer") if $answer ne 'ok';
+	either($h, $offset, $length, "\0" x $length, 'discarded');
+}
+
+sub step_read {
+	my ($h, $offset, $length) = @_;
+	wrong($h, "read $offset $length") if now($h, $offset, $length) ne substr $h->{disk}, $offset, $length;
+}
+
+sub range {
+	my ($h) = @_;
+	my ($cluster, $size) = @$h{qw(cluster size)};
+	my $at = int(rand($size / SECTOR)) * SECTOR;
+	my $length = (1 + int rand(2 * $cluster / SECTOR + 8)) * SECTOR;
+	if (rand() < 0.4) { # whole clusters
+		$at -= $at % $cluster;
+		$length = $cluster * (1 + int rand 4);
+	}
+	$length = $size - $at if $length > $size - $at;
+	return ($at, $length);
+}
+
+sub one_step {
+	my ($h) = @_;
+	my $what = int rand 100;
+	if ($what < 50) { step_write($h, range($h)) }
+	elsif ($what < 62) { step_zero($h, range($h)) }
+	elsif ($what < 74) { step_discard($h, range($h)) }
+	elsif ($what < 90) { step_read($h, range($h)) }
+	elsif ($what < 97) { wrong($h, 'flush') if ask($h->{io}, 'flush') ne 'ok' }
+	else { wrong($h, 'reopen') if ask($h->{io}, 'reopen') ne 'ok' }
+}
+
+sub history {
+	my ($h, $steps) = @_;
+	$h->{io} = start($h->{image});
+	for (1 .. $steps) {
+		$h->{step} = $_;
+		one_step($h);
+		last if @{$h->{wrong}} > 3;
+	}
+	$h->{end} = stop($h->{io});
+}
+
+# ---- what comes out ----
+
+sub lives_on_in_qemu {
+	my ($h, $name) = @_;
+	io($h->{image}, 'write -P 77 0 70000', 'write -P 78 1000000 3000');
+	substr($h->{disk}, 0, 70000) = chr(77) x 70000;
+	substr($h->{disk}, 1000000, 3000) = chr(78) x 3000;
+	is_deeply(verdict($h->{image}), [0, 0], "$name: and when qemu has written to it too") if !$h->{kind}{qcow1};
+	ok(raw_of($h->{image}) eq $h->{disk}, "$name: which reads back");
+}
+
+sub check_image {
+	my ($h, $name, $snapshot, $backing) = @_;
+	is_deeply($h->{wrong}, [], "$name: every step") or diag(slurp('err'));
+	is($h->{end}, "nothing\n0", "$name: it ends well") or diag(slurp('err'));
+	is_deeply(verdict($h->{image}), [0, $h->{leaks} // 0], "$name: qemu-img check") if !$h->{kind}{qcow1};
+	ok(raw_of($h->{image}) eq $h->{disk}, "$name: qemu reads what was written");
+	ok(raw_of($h->{image}, '-l', 'first') eq $snapshot, "$name: the snapshot is as it was") if defined $snapshot;
+	ok(slurp((glob 'base.*.raw')[0]) eq $backing, "$name: so is the backing file") if defined $backing;
+}
+
+sub try {
+	my ($name, $kind) = @_;
+	srand(($seed * 31 + unpack '%31C*', $name) % 0x7fffffff + 1);
+	my $h = make($kind);
+	my $snapshot = $kind->{snapshot} ? raw_of($h->{image}, '-l', 'first') : undef;
+	my $backing = $kind->{backing} ? slurp((glob 'base.*.raw')[0]) : undef;
+	history($h, $kind->{steps} // 150);
+	note("$name: $h->{full} requests found no room") if $h->{full};
+	check_image($h, $name, $snapshot, $backing);
+	ok($h->{full}, "$name: the room was used up") if $kind->{tight};
+	lives_on_in_qemu($h, $name);
+}
+
+for my $cluster (512, 1024, 4096, 65536, 2 * MIB) {
+	try("clusters of $cluster", {cluster => $cluster, $cluster > MIB ? (size => 40 * MIB) : ()});
+}
+for my $bits (1, 2, 4, 8, 32, 64) {
+	try("refcounts of $bits bits", {cluster => 4096, options => ["refcount_bits=$bits"]});
+	try("refcounts of $bits bits, small clusters", {cluster => 512, size => 2 * MIB, options => ["refcount_bits=$bits"]});
+}
+try('version 2', {cluster => 4096, v3 => 0, options => ['compat=0.10']});
+try('version 2 with a backing file',
+	{cluster => 4096, v3 => 0, options => ['compat=0.10'], backing => ['raw', 3 * MIB]});
+try('extended L2', {cluster => 65536, options => ['extended_l2=on']});
+try('extended L2, small', {cluster => 16384, options => ['extended_l2=on'], snapshot => 2});
+try('extended L2 with a backing file', {cluster => 16384, options => ['extended_l2=on'], backing => ['raw', 3 * MIB]});
+try('lazy refcounts', {cluster => 4096, options => ['lazy_refcounts=on']});
+try("preallocation=$_", {cluster => 4096, options => ["preallocation=$_"]}) for qw(metadata falloc full);
+try('a backing file', {cluster => 4096, backing => ['raw', 5 * MIB]});
+try('a shorter backing file in qcow2', {cluster => 65536, backing => ['qcow2', MIB]});
+try('a snapshot', {cluster => 4096, snapshot => 1});
+try('a snapshot and later writes', {cluster => 512, size => 2 * MIB, snapshot => 2, steps => 300});
+try('a snapshot, refcounts of 2 bits', {cluster => 1024, snapshot => 2, options => ['refcount_bits=2']});
+try('compressed clusters', {cluster => 65536, compressed => 1});
+try('compressed clusters and a snapshot', {cluster => 4096, compressed => 1, snapshot => 2});
+try('compressed clusters, zstd', {cluster => 65536, compressed => 1, options => ['compression_type=zstd']});
+try('compressed clusters, extended L2', {cluster => 65536, compressed => 1, options => ['extended_l2=on']});
+try('little room', {cluster => 4096, room => 100 * KIB, tight => 1, snapshot => 1});
+try('no room', {cluster => 65536, room => 0, tight => 1, snapshot => 1});
+try('a larger refcount table', {cluster => 512, size => 24 * MIB, empty => 1, room => 40 * MIB, steps => 500});
+try('a larger refcount table of wide counts',
+	{cluster => 512, size => 6 * MIB, empty => 1, room => 16 * MIB, steps => 300, options => ['refcount_bits=64']});
+try('qcow 1', {qcow1 => 1, cluster => 4096, v3 => 0});
+try('qcow 1 with a backing file', {qcow1 => 1, cluster => 512, v3 => 0, backing => ['raw', 3 * MIB]});
+done_testing;
