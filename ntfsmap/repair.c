@@ -163,7 +163,7 @@ static int look_at_format(struct image *img, const char *format)
 	int code = need_readable(img);
 
 	if (!code)
-		code = image_probe(img, format);
+		code = image_probe(img, format, NULL);
 	if (!code && strcmp(vdisk_info(img->vd)->format, "qcow2"))
 		code = fail(REFUSED,
 			    "%s is a %s image, in which there is nothing to repair: qcow2 "

@@ -221,7 +221,7 @@ static int open_readable(const char *spec, const struct request *req, struct ima
 		return code;
 	code = need_readable(img);
 	if (!code)
-		code = image_probe(img, req->format);
+		code = image_probe(img, req->format, req->snapshot);
 	if (code)
 		image_close(img);
 	return code;
@@ -258,7 +258,7 @@ int open_disk(const char *spec, const struct request *req, struct image *img)
 	if (code)
 		return code;
 	code = chain_open(img, req->parent);
-	for (const struct image *i = img->parent; i && !code; i = i->parent)
+	for (const struct image *i = img; i && !code; i = image_next(img, i))
 		code = need_readable(i);
 	if (code)
 		image_close(img);
