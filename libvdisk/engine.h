@@ -214,7 +214,8 @@ void vdisk_engine_done(struct vdisk_engine *e, struct vdisk_action *a, int error
 /* Start a commit if there is anything to be committed; it ends by itself. */
 void vdisk_engine_commit(struct vdisk_engine *e);
 
-/* Something is not durable yet, or a commit runs. May be called by anyone at any time. */
+/* Something is not durable yet, a commit runs, or something was lost that no flush was told of. May
+ * be called by anyone at any time. */
 bool vdisk_engine_dirty(const struct vdisk_engine *e);
 
 /*
