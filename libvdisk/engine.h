@@ -245,7 +245,8 @@ int vdisk_engine_map(struct vdisk_engine *e, u64 offset, u64 length, struct vdis
  */
 bool vdisk_engine_search(struct vdisk_engine *e);
 
-/* The only setter of the mode: never leaves it for a better one, but that room may be found again. */
+/* The only setter of the mode: never leaves it for a better one, but out_of_space when room is
+ * found again. */
 void vdisk_engine_set_mode(struct vdisk_engine *e, enum vdisk_mode mode);
 
 #endif
