@@ -180,7 +180,7 @@ struct vdisk_engine {
 	u32 busy;     /* actions of the commit under way */
 	u32 draining; /* writes under way to sealed units */
 	int error;    /* of the commit */
-	int lost;     /* a unit could not be filled, and its writes are lost */
+	int lost; /* a unit could not be filled, its writes are lost, and no flush has said so */
 	struct vdisk_action flush, quiesce;
 	struct vdisk_queue flushing; /* requests that the running commit answers */
 	struct vdisk_queue flushes;  /* those for the next */
@@ -214,7 +214,8 @@ void vdisk_engine_done(struct vdisk_engine *e, struct vdisk_action *a, int error
 /* Start a commit if there is anything to be committed; it ends by itself. */
 void vdisk_engine_commit(struct vdisk_engine *e);
 
-/* Something is not durable yet, or a commit runs. May be called by anyone at any time. */
+/* Something is not durable yet, a commit runs, or something was lost that no flush was told of. May
+ * be called by anyone at any time. */
 bool vdisk_engine_dirty(const struct vdisk_engine *e);
 
 /*
