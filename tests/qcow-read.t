@@ -13,7 +13,8 @@ use Test::More;
 require "$FindBin::RealBin/lib/tap.pl";
 require "$FindBin::RealBin/lib/qcow.pl";
 our ($top, $T, $seed);
-need("$top/build/tests/vdiskio", 'qemu-img', 'qemu-io', 'cmp', 'zstd');
+my $vdiskio = "$top/build/tests/vdiskio";
+need($vdiskio, 'qemu-img', 'qemu-io', 'cmp', 'zstd');
 chdir $T or die "$T: $!";
 note("seed $seed");
 srand $seed;
@@ -120,6 +121,10 @@ sub test_data_files {
 		# it was cut: zeros
 		truncate 'data.raw', 100 * 512 + 7;
 		same_contents('i.qcow2', 'qcow2', "data file that is too short, raw $raw");
+		my ($status, $out, $err) = run('sh', '-c', 'echo write 131072 512 7 | exec "$0" i.qcow2', $vdiskio);
+		like("$status $out$err", $raw eq 'on' ? qr/^1 .*EUCLEAN.*size of the data file/ : qr/^0 error ENOSPC/,
+			"nothing is written behind its end, raw $raw");
+		is(-s 'data.raw', 100 * 512 + 7, 'and it is as long as before');
 	}
 }
 
