@@ -455,14 +455,14 @@ static bool may_be_cut(const struct maker *k, u64 cluster)
 	return use == USED_NOT || use == USED_DATA;
 }
 
-/* The file ends behind what is used and some room. */
+/* The file ends behind what is used and some room; or in the midst of the last cluster. */
 static void cut_to_size(struct maker *k)
 {
 	u64 end = k->n;
 
 	while (!k->used[end - 1])
 		end--;
-	end += k->r->room;
+	end += k->r->ragged ? 0 : k->r->room;
 	if (end > k->n)
 		end = k->n;
 	k->m->file_size = end * k->cluster;
