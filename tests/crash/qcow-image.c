@@ -398,7 +398,7 @@ static void measure(struct maker *k)
 		k->spread = r->filler;
 	blocks = (k->spread * 2 << r->refcount_order) / (k->cluster * 8) + 2;
 	k->n = k->spread + blocks + r->room + 8;
-	k->refcount_clusters = blocks * 8 / k->cluster + 1;
+	k->refcount_clusters = r->filler ? 1 : blocks * 8 / k->cluster + 1;
 }
 
 static void make_parent(const struct qcow_recipe *r, struct made *m)
