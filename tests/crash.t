@@ -27,17 +27,23 @@ agrees_with_qemu() {
 	ok 'there are some' test "$n" -gt 20
 }
 
+# reads_as EXPECTED OPTION...: qemu reads image.qcow2 as that. It warns of the bitmaps that we have given up.
+reads_as() {
+	local expected=$1
+	shift
+	qemu-img convert "$@" -O raw image.qcow2 theirs.raw 2>qemu.txt && cmp theirs.raw "$expected" && rm theirs.raw
+}
+
 # In the folder of one image: no errors (3: leaks), the same contents, and those of the snapshots.
 qcow_agrees() {
-	local s
+	local s found
 	qemu-img check -q -f qcow2 image.qcow2 >check.txt 2>&1
-	[ $? = 0 ] || [ $? = 3 ] || grep -q '^Leaked' check.txt || return
-	! grep -q ERROR check.txt && qemu-img convert -f qcow2 -O raw image.qcow2 theirs.raw && cmp theirs.raw disk.raw || return
+	found=$?
+	[ "$found" = 0 ] || [ "$found" = 3 ] || return
+	reads_as disk.raw -f qcow2 || return
 	for s in s1 s2; do
-		[ ! -e "$s.raw" ] || { qemu-img convert -l "snapshot.name=$s" -f qcow2 -O raw image.qcow2 theirs.raw &&
-			cmp theirs.raw "$s.raw"; } || return
+		[ ! -e "$s.raw" ] || reads_as "$s.raw" -f qcow2 -l "snapshot.name=$s" || return
 	done
-	rm theirs.raw
 }
 
 qcow_agrees_with_qemu() {
