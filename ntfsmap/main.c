@@ -18,7 +18,8 @@ enum long_only {
 	OPT_DEBUG,
 	OPT_STATIC,
 	OPT_PARENT,
-	OPT_SNAPSHOT
+	OPT_SNAPSHOT,
+	OPT_REPAIR
 };
 
 struct option_help {
@@ -42,6 +43,8 @@ static const struct option_help option_helps[] = {
 	  "      --concise       one line for `dmsetup create --concise`, with NAME" },
 	{ 't', "test", "      --test          do all the checks, but make no device" },
 	{ 'd', "deferred", "      --deferred      if it is in use, close it when that ends" },
+	{ 'R', "repair",
+	  "      --repair[=leaks] mend the refcounts and flags of a qcow2, or its leaks alone" },
 	{ 'j', "json", "      --json          for scripts" },
 };
 
@@ -59,7 +62,7 @@ const struct verb verbs[] = {
 	{ "map", verb_map, 1, 1, "SOURCE", "show the extents, as qemu-img map does", "fjpn" },
 	{ "cat", verb_cat, 1, 1, "SOURCE", "write the disk's contents to standard output", "fpn" },
 	{ "check", verb_check, 1, 1, "SOURCE", "show every safety fact of volume, file and image",
-	  "rfajpn" },
+	  "rfajpnR" },
 	{ "reserve", verb_reserve, 2, 2, "SOURCE SIZE",
 	  "make room inside a dynamic VHD or qcow2 on a mounted file system", "" },
 	{ "verify", verb_verify, 1, 1, "NAME", "compare an open device with the disk as it is now",
@@ -77,6 +80,7 @@ static const struct option long_options[] = {
 	{ "parent", required_argument, NULL, OPT_PARENT },
 	{ "snapshot", required_argument, NULL, OPT_SNAPSHOT },
 	{ "static", no_argument, NULL, OPT_STATIC },
+	{ "repair", optional_argument, NULL, OPT_REPAIR },
 	{ "concise", no_argument, NULL, OPT_CONCISE },
 	{ "test", no_argument, NULL, OPT_TEST },
 	{ "deferred", no_argument, NULL, OPT_DEFERRED },
@@ -163,6 +167,14 @@ static int set_format(struct request *req, const char *format)
 	return fail(USAGE, "--format %s: the formats are raw, vhd, qcow and qcow2", format);
 }
 
+static int set_repair(struct options *opt, const char *word)
+{
+	opt->repair = word ? word : "all";
+	if (!strcmp(opt->repair, "all") || !strcmp(opt->repair, "leaks"))
+		return DONE;
+	return fail(USAGE, "--repair=%s: the words are leaks and all", word);
+}
+
 static void use(struct command *c, char key)
 {
 	if (c->n_used < sizeof(c->used) - 1)
@@ -191,6 +203,9 @@ static int take_option(struct command *c, int key)
 		c->opt.req.readonly = true;
 		use(c, 'n');
 		return DONE;
+	case OPT_REPAIR:
+		use(c, 'R');
+		return set_repair(&c->opt, optarg);
 	case OPT_STATIC:
 		c->opt.req.as_static = c->opt.req.readonly = true;
 		use(c, 's');

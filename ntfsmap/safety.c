@@ -432,43 +432,52 @@ static void look_at_table(struct image *img, const struct request *req, struct f
 		   img->logical_block);
 }
 
+#define FAULT_TEXT 512
+
+/* The first of each kind. */
 struct damage {
-	unsigned long long faults;
-	char *first;
+	char error[FAULT_TEXT], leak[FAULT_TEXT];
 };
 
 static void take_fault(void *ctx, const struct vdisk_fault *f)
 {
 	struct damage *d = ctx;
-	char *other = f->other == VDISK_NOWHERE ? text_copy("")
-						: text(" %llu", (unsigned long long)f->other);
+	char *first = f->kind == VDISK_FAULT_LEAK ? d->leak : d->error;
 
-	if (!d->faults++)
-		d->first = text("block %llu (its entry is at byte %llu of the file, and says byte "
-				"%llu) %s%s",
-				(unsigned long long)f->index, (unsigned long long)f->entry,
-				(unsigned long long)f->home, f->problem, other);
-	free(other);
+	if (!*first)
+		vdisk_fault_text(f, first, FAULT_TEXT);
+}
+
+static bool is_qcow2(const struct image *img)
+{
+	return !strcmp(vdisk_info(img->vd)->format, "qcow2");
 }
 
 static void look_at_entries(struct image *img, const struct request *req, struct facts *facts)
 {
+	const char *repair = is_qcow2(img) ? "; `ntfsmap check --repair` mends what it can" : "";
+	struct vdisk_found *found = &facts->found;
 	struct damage d = { 0 };
-	int ret = vdisk_check(img->vd, take_fault, &d);
+	int ret = vdisk_check(img->vd, take_fault, &d, found);
+	unsigned long long n = found->errors;
 
-	if (ret < 0)
+	if (ret)
 		add(facts, "entries", exit_code_of(-ret), "the tables cannot be read: %s",
 		    strerror(-ret));
-	else if (!ret)
+	else if (!n)
 		ok(facts, "entries", "all of its tables' entries point to places of their own");
 	else if (req->readonly)
-		caution(facts, "entries", "%llu entries are wrong, the first: %s", d.faults,
-			d.first);
+		caution(facts, "entries", "%llu entries are wrong, the first: %s%s", n, d.error,
+			repair);
 	else
 		add(facts, "entries", DAMAGED,
-		    "%llu entries are wrong, the first: %s; --readonly reads the rest", d.faults,
-		    d.first);
-	free(d.first);
+		    "%llu entries are wrong, the first: %s; --readonly reads the rest%s", n,
+		    d.error, repair);
+	if (found->leaks)
+		caution(facts, "leaks",
+			"%llu clusters of the file are lost for use, the first: %s; `ntfsmap check "
+			"--repair=leaks` gives them back",
+			(unsigned long long)found->leaks, d.leak);
 }
 
 static void look_at_room(struct image *img, struct facts *facts)
@@ -530,7 +539,7 @@ void safety_look_tables(struct image *img, const struct request *req, struct fac
 		return;
 	if (!strcmp(info->format, "vhd"))
 		look_at_footer(info, facts);
-	if (!strcmp(info->format, "qcow2"))
+	if (is_qcow2(img))
 		look_at_marks(img, req, facts);
 	look_at_entries(img, req, facts);
 	look_at_room(img, facts);

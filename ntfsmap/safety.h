@@ -37,6 +37,7 @@ struct fact {
 struct facts {
 	struct fact *v;
 	size_t n;
+	struct vdisk_found found; /* by vdisk_check() */
 };
 
 /* The same request for a parent of the image; for its data file, or that of the parent. */

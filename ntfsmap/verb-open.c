@@ -77,7 +77,7 @@ static int through_loop(struct image *img, bool readonly)
 
 /* Where it is needed, and once for a file or device that several images of the chain are on. The
  * child's may be read-write: a table can be read-only on that. */
-static int attach_loops(struct image *img, bool readonly)
+int attach_loops(struct image *img, bool readonly)
 {
 	struct image *first = img;
 	int code = DONE;

@@ -447,13 +447,14 @@ static void check_cut(u8 *image, u64 *stamps)
 	struct vdisk *vd = open_memory(image, run.disk.size), *parent = NULL;
 	u64 size = run.vd->info.virtual_size;
 	u8 *contents = malloc(size);
+	struct vdisk_found found;
 
 	if (run.made.parent) {
 		parent = open_memory(run.made.parent, run.made.parent_size);
 		if (vdisk_set_parent(vd, parent, NULL))
 			fail("the parent is not taken");
 	}
-	if (vdisk_check(vd, NULL, NULL))
+	if (vdisk_check(vd, NULL, NULL, &found) || found.errors)
 		fail("vdisk_check() finds faults");
 	if (vdisk_pread(vd, contents, size, 0))
 		fail("the image cannot be read");
