@@ -18,8 +18,8 @@ enum long_only {
 	OPT_DEBUG,
 	OPT_STATIC,
 	OPT_PARENT,
-	OPT_SNAPSHOT,
-	OPT_REPAIR
+	OPT_REPAIR,
+	OPT_SNAPSHOT
 };
 
 struct option_help {
@@ -198,14 +198,14 @@ static int take_option(struct command *c, int key)
 		c->opt.req.parent = optarg;
 		use(c, 'p');
 		return DONE;
+	case OPT_REPAIR:
+		use(c, 'R');
+		return set_repair(&c->opt, optarg);
 	case OPT_SNAPSHOT:
 		c->opt.req.snapshot = optarg;
 		c->opt.req.readonly = true;
 		use(c, 'n');
 		return DONE;
-	case OPT_REPAIR:
-		use(c, 'R');
-		return set_repair(&c->opt, optarg);
 	case OPT_STATIC:
 		c->opt.req.as_static = c->opt.req.readonly = true;
 		use(c, 's');
