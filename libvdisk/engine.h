@@ -180,7 +180,7 @@ struct vdisk_engine {
 	u32 busy;     /* actions of the commit under way */
 	u32 draining; /* writes under way to sealed units */
 	int error;    /* of the commit */
-	int lost;     /* a unit could not be filled, and its writes are lost */
+	int lost; /* a unit could not be filled, its writes are lost, and no flush has said so */
 	struct vdisk_action flush, quiesce;
 	struct vdisk_queue flushing; /* requests that the running commit answers */
 	struct vdisk_queue flushes;  /* those for the next */

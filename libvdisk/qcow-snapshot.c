@@ -77,10 +77,11 @@ int vdisk_qcow_read_snapshot(struct vdisk *vd, u64 at, struct qcow_snapshot *s,
 		return bad_table(at + S_EXTRA_SIZE, extra, err);
 	s->id_offset = at + S_BYTES + extra;
 	s->name_offset = s->id_offset + s->id_length;
-	end = round_up_to(s->name_offset + s->name_length, 8);
+	end = s->name_offset + s->name_length;
 	if (end > vd->io.size || end - start > TABLE_BYTES_MAX)
 		return bad_table(at, end, err);
-	s->next = end;
+	s->end = end;
+	s->next = round_up_to(end, 8); /* the file may end before */
 	return read_extra(vd, at + S_BYTES, extra, s);
 }
 
@@ -96,8 +97,8 @@ int vdisk_qcow_find_snapshots_end(struct vdisk *vd, struct vdisk_error *err)
 		if (ret)
 			return ret;
 		at = s.next;
+		q->snapshots_end = s.end;
 	}
-	q->snapshots_end = at;
 	return 0;
 }
 

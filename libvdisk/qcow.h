@@ -66,7 +66,7 @@ struct qcow_snapshot {
 	u32 seconds, nanoseconds;
 	u64 id_offset, name_offset; /* in the file */
 	u32 id_length, name_length;
-	u64 next; /* where the next entry is */
+	u64 end, next; /* of this entry, and where the next one is */
 };
 
 /* Read the entry at `at`: the first one is at snapshots_offset. -EUCLEAN with err. */

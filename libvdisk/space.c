@@ -263,8 +263,7 @@ static int find_zero(struct vdisk *vd, u64 block, bool *found, struct vdisk_map 
 			continue;
 		*found = !is_held(q, c);
 		if (*found)
-			break;
-		a->again = true;
+			break; /* else the end of the commit says that there is something again */
 	}
 	pass_over(a, c - a->cursor);
 	return 0;

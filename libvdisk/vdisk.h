@@ -247,21 +247,61 @@ struct vdisk_snapshot {
 
 int vdisk_get_snapshot(struct vdisk *vd, unsigned int n, struct vdisk_snapshot *snapshot);
 
-/*
- * Look at every table entry: those that point outside the file or into a table, and those that
- * share bytes with another. report() is called for each. Returns the number of entries that are
- * wrong or a negative errno.
- */
-struct vdisk_fault {
-	uint64_t entry; /* its place in the image file */
-	uint64_t index; /* of the block of the virtual disk */
-	uint64_t home;	/* where it points in the image file */
-	const char *problem;
-	uint64_t other; /* the block that it shares bytes with, or VDISK_NOWHERE */
+/* What is wrong with an image, in one place. */
+enum vdisk_fault_kind {
+	VDISK_FAULT_ENTRY,    /* a table entry that cannot be */
+	VDISK_FAULT_OVERLAP,  /* the bytes are another block's or a table's too */
+	VDISK_FAULT_REFCOUNT, /* qcow2: a cluster has more references than its refcount says */
+	VDISK_FAULT_COPIED,   /* qcow2: an entry says wrongly whether its cluster is shared */
+	VDISK_FAULT_LEAK,     /* qcow2: a cluster has fewer references: only its room is lost */
+	VDISK_FAULT_HEADER,   /* what the header says of the whole image */
 };
 
+struct vdisk_fault {
+	enum vdisk_fault_kind kind;
+	int fixed;	/* it was wrong, and has been repaired */
+	uint64_t entry; /* its place in the image file, or VDISK_NOWHERE */
+	uint64_t index; /* of the block of the virtual disk, or VDISK_NOWHERE */
+	uint64_t home;	/* the place in the image file that it is about, or VDISK_NOWHERE */
+	const char *problem;
+	uint64_t other;		  /* the block that it shares bytes with, or VDISK_NOWHERE */
+	uint64_t found, expected; /* REFCOUNT, LEAK: the refcount, and the references */
+};
+
+/* How many faults there are, leaks apart from all others; after a repair, those that are left, and
+ * how many there were more before. */
+struct vdisk_found {
+	uint64_t errors, leaks;
+	uint64_t errors_fixed, leaks_fixed;
+};
+
+/*
+ * Look at every table entry, and at the refcounts if the format has any. report() (may be NULL) is
+ * called for each fault. Reads the file as it is: who has written makes that durable first.
+ * -EFBIG: the file has too many clusters.
+ */
 int vdisk_check(struct vdisk *vd, void (*report)(void *ctx, const struct vdisk_fault *fault),
-		void *ctx);
+		void *ctx, struct vdisk_found *found);
+
+enum vdisk_repair_level {
+	VDISK_REPAIR_LEAKS, /* give back what nobody uses */
+	VDISK_REPAIR_ALL,   /* and correct refcounts and flags, making them anew if need be */
+};
+
+/*
+ * Check, and repair what can be repaired without losing data: qcow2 only. The header stops saying
+ * that the image is in doubt when a second check finds no error. report() is called for each thing
+ * that was changed, and for each fault that is left. A power cut at any moment leaves what another
+ * repair mends. Afterwards the image is read-only: close it and open it again. -EBUSY: it has been
+ * written to since it was opened. -ENOSPC: no room in the file for refcounts that have to be made
+ * anew; then, and after -EOPNOTSUPP and -EROFS, nothing was changed.
+ */
+int vdisk_repair(struct vdisk *vd, enum vdisk_repair_level level,
+		 void (*report)(void *ctx, const struct vdisk_fault *fault), void *ctx,
+		 struct vdisk_found *found);
+
+/* Put the fault in words, without a line feed. Returns what snprintf() returns. */
+int vdisk_fault_text(const struct vdisk_fault *fault, char *buf, size_t size);
 
 /* Fill io for a descriptor of a regular file or a block device, which stays the caller's and must
  * outlive the image. It can write if the descriptor can. */

@@ -270,15 +270,16 @@ static int read_footer(struct job *job)
  * have zeros in their place, and nothing would tell. */
 static int check_end(const struct job *job, struct vdisk *vd)
 {
-	int ret = vdisk_info(vd)->footer_lost ? vdisk_check(vd, NULL, NULL) : 0;
+	struct vdisk_found found = { 0 };
+	int ret = vdisk_info(vd)->footer_lost ? vdisk_check(vd, NULL, NULL, &found) : 0;
 
-	if (ret < 0)
-		return fail_tables(job, ret);
 	if (ret)
+		return fail_tables(job, ret);
+	if (found.errors)
 		return fail(DAMAGED,
-			    "%s: its footer is lost, and %d entries of its tables point where no "
+			    "%s: its footer is lost, and %llu entries of its tables point where no "
 			    "data are: it was cut short, and `ntfsmap check` says what is missing",
-			    job->path, ret);
+			    job->path, (unsigned long long)found.errors);
 	return DONE;
 }
 

@@ -10,6 +10,7 @@
 struct options {
 	struct request req;
 	bool json, concise, test, deferred;
+	const char *repair; /* "all", "leaks", or NULL */
 };
 
 struct verb {
@@ -40,6 +41,12 @@ int verb_host(int argc, char **argv, const struct options *opt);
 /* Shared by table, open and reload, for a SOURCE that is open: look at every safety fact, stop at
  * the first objection, open the image and its parents. */
 int prepare(struct image *img, const struct request *req);
+
+/* Does the file hold image bytes that can be read? REFUSED or DAMAGED. */
+int need_readable(const struct image *img);
+
+/* Put loop devices where device-mapper cannot take the file or device itself. */
+int attach_loops(struct image *img, bool readonly);
 
 /* Open SOURCE and its parents for reading their contents, whatever the safety facts are. */
 int open_disk(const char *spec, const struct request *req, struct image *img);

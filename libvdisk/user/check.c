@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* vdisk_check(): every table entry, alone and against all others. */
-#include "host.h"
+/* vdisk_check() and vdisk_repair(); VHD: every table entry, alone and against all others. */
+#include "check-qcow.h"
 
 struct found {
 	u64 home, index;
@@ -12,12 +12,12 @@ struct check {
 	void *ctx;
 	struct found *v;
 	size_t n, room;
-	int faults;
+	struct vdisk_found *found;
 };
 
 static void report(struct check *c, const struct vdisk_fault *fault)
 {
-	c->faults++;
+	c->found->errors++;
 	if (c->report)
 		c->report(c->ctx, fault);
 }
@@ -54,6 +54,7 @@ static int look(struct check *c, u64 offset, u64 left, u64 *length)
 	if (ret == -EUCLEAN || ret == -EOPNOTSUPP) {
 		report(c,
 		       &(struct vdisk_fault){
+			       .kind = VDISK_FAULT_ENTRY,
 			       .entry = m.offset,
 			       .index = index,
 			       .home = m.home,
@@ -95,7 +96,8 @@ static void compare(struct check *c)
 
 		if (b->home - a->home >= unit)
 			continue;
-		report(c, &(struct vdisk_fault){ .entry = entry_offset(c, b->index),
+		report(c, &(struct vdisk_fault){ .kind = VDISK_FAULT_OVERLAP,
+						 .entry = entry_offset(c, b->index),
 						 .index = b->index,
 						 .home = b->home,
 						 .problem = "shares bytes with another block",
@@ -103,22 +105,68 @@ static void compare(struct check *c)
 	}
 }
 
-int vdisk_check(struct vdisk *vd, void (*report_fault)(void *, const struct vdisk_fault *),
-		void *ctx)
+static int check_vhd(struct vdisk *vd, void (*report_fault)(void *, const struct vdisk_fault *),
+		     void *ctx, struct vdisk_found *found)
 {
-	struct check c = { .vd = vd, .report = report_fault, .ctx = ctx };
-	struct host *h = host_of(vd);
+	struct check c = { .vd = vd, .report = report_fault, .ctx = ctx, .found = found };
 	u64 length;
 	int ret = 0;
 
-	if (!vd->unit_shift)
-		return 0;
-	pthread_mutex_lock(&h->lock);
 	for (u64 at = 0; at < vd->info.virtual_size && !ret; at += length)
 		ret = look(&c, at, vd->info.virtual_size - at, &length);
-	pthread_mutex_unlock(&h->lock);
 	if (!ret)
 		compare(&c);
 	free(c.v);
-	return ret ? ret : c.faults;
+	return ret;
+}
+
+static bool is_qcow(const struct vdisk *vd)
+{
+	return vd->format == &vdisk_qcow || vd->format == &vdisk_qcow2;
+}
+
+int vdisk_check(struct vdisk *vd, void (*report_fault)(void *, const struct vdisk_fault *),
+		void *ctx, struct vdisk_found *found)
+{
+	struct host *h = host_of(vd);
+	int ret;
+
+	*found = (struct vdisk_found){ 0 };
+	if (!vd->unit_shift)
+		return 0;
+	pthread_mutex_lock(&h->lock);
+	ret = is_qcow(vd) ? vdisk_qcow_check(vd, report_fault, ctx, found)
+			  : check_vhd(vd, report_fault, ctx, found);
+	pthread_mutex_unlock(&h->lock);
+	return ret;
+}
+
+/* What is cached may be of before. */
+static void forget_all(struct host *h)
+{
+	vdisk_cache_exit(&h->cache);
+	vdisk_cache_init(&h->cache, &h->vd->io);
+}
+
+int vdisk_repair(struct vdisk *vd, enum vdisk_repair_level level,
+		 void (*report_fault)(void *, const struct vdisk_fault *), void *ctx,
+		 struct vdisk_found *found)
+{
+	struct host *h = host_of(vd);
+	int ret;
+
+	*found = (struct vdisk_found){ 0 };
+	if (vd->format != &vdisk_qcow2)
+		return -EOPNOTSUPP;
+	if (!vd->io.write || !vd->io.flush)
+		return -EROFS;
+	pthread_mutex_lock(&h->lock);
+	ret = -EBUSY;
+	if (!h->engine) {
+		vd->readonly = true;
+		ret = vdisk_qcow_repair(vd, level, report_fault, ctx, found);
+		forget_all(h);
+	}
+	pthread_mutex_unlock(&h->lock);
+	return ret;
 }

@@ -42,3 +42,33 @@ int vdisk_error_text(const struct vdisk_error *err, char *buf, size_t size)
 	return snprintf(buf, size, "offset %" PRIu64 ": %s %s: found %s, expected %s%s%s",
 			err->offset, field, problem, found, expected, comma, advice);
 }
+
+/* What the fault is about, without what is wrong with it. */
+static int name_fault(const struct vdisk_fault *f, char *buf, size_t size)
+{
+	if (f->entry == VDISK_NOWHERE)
+		return snprintf(buf, size, "the cluster at byte %" PRIu64 " of the file", f->home);
+	if (f->index == VDISK_NOWHERE && f->home == VDISK_NOWHERE)
+		return snprintf(buf, size, "the entry at byte %" PRIu64 " of the file", f->entry);
+	if (f->index == VDISK_NOWHERE)
+		return snprintf(buf, size,
+				"the entry at byte %" PRIu64 " of the file, for byte %" PRIu64,
+				f->entry, f->home);
+	return snprintf(buf, size,
+			"block %" PRIu64 " (its entry is at byte %" PRIu64 " of the file, and says "
+			"byte %" PRIu64 ")",
+			f->index, f->entry, f->home);
+}
+
+int vdisk_fault_text(const struct vdisk_fault *fault, char *buf, size_t size)
+{
+	char name[160], more[64] = "";
+
+	name_fault(fault, name, sizeof(name));
+	if (fault->kind == VDISK_FAULT_REFCOUNT || fault->kind == VDISK_FAULT_LEAK)
+		snprintf(more, sizeof(more), ": refcount %" PRIu64 ", references %" PRIu64,
+			 fault->found, fault->expected);
+	else if (fault->other != VDISK_NOWHERE)
+		snprintf(more, sizeof(more), " %" PRIu64, fault->other);
+	return snprintf(buf, size, "%s %s%s", name, fault->problem, more);
+}

@@ -155,13 +155,14 @@ static void do_check(void)
 	char *text = NULL;
 	size_t size;
 	FILE *f = open_memstream(&text, &size);
-	int ret = vdisk_check(vd, report, f);
+	struct vdisk_found found;
+	int ret = vdisk_check(vd, report, f, &found);
 
 	fclose(f);
-	if (ret < 0)
+	if (ret)
 		answer(ret);
 	else
-		printf("%d%s\n", ret, text);
+		printf("%" PRIu64 "%s\n", found.errors, text);
 	free(text);
 }
 
