@@ -183,7 +183,7 @@ static int prepare_file(struct image *img, const struct request *req)
 	if (!code)
 		code = safety_enforce(img, &facts);
 	facts_free(&facts);
-	return code ? code : image_probe(img, "raw");
+	return code ? code : image_probe(img, "raw", NULL);
 }
 
 int repair_source(const char *spec, const struct options *opt)
