@@ -2,11 +2,16 @@
 /*
  * The target `vdisk`: private to this folder.
  *
- *   target.c  what device-mapper calls: constructor, status, messages, suspend and resume
- *   map.c     the hot path: a bio comes in, and goes on at once if its place is known
- *   host.c    the worker: everything else, and the only caller of the engine
- *   fetch.c   reads metadata, for the worker
- *   meta.c    the cache of metadata blocks
+ *   target.c   what device-mapper calls: constructor, status, messages, suspend and resume
+ *   args.c     the constructor's arguments
+ *   map.c      the hot path: a bio comes in, and goes on at once if its place is known
+ *   host.c     the worker: everything else, and the only caller of the engine
+ *   io.c       bios that the worker sends, and the engine's actions
+ *   copy.c     of these, the copies
+ *   users.c    who still uses a place that was given up
+ *   inflate.c  compressed clusters
+ *   fetch.c    reads metadata, for the worker
+ *   meta.c     the cache of metadata blocks
  *
  * Locks, in this order; none is held while a bio is submitted that could need another of them,
  * but for `engine_lock`, which no completion takes:
@@ -16,6 +21,7 @@
  *                the cache then, so the engine may look at them without RCU
  *   cache.lock   (spinlock) the cache's table and clock
  *   events.lock  (spinlock, interrupts off) what waits for the worker
+ *   inflater.lock (spinlock, interrupts off) what waits for being inflated
  */
 #ifndef DM_VDISK_H
 #define DM_VDISK_H
@@ -27,6 +33,7 @@
 #include <linux/list.h>
 #include <linux/mempool.h>
 #include <linux/mutex.h>
+#include <linux/percpu-refcount.h>
 #include <linux/percpu.h>
 #include <linux/rculist.h>
 #include <linux/spinlock.h>
@@ -83,11 +90,13 @@ void dmv_cache_add(struct dmv_cache *c, u64 offset, const u8 *data, bool must,
 		   struct vdisk_block **pinned);
 bool dmv_cache_pin(struct dmv_cache *c, u64 offset, struct vdisk_block **block);
 void dmv_cache_unpin(struct dmv_cache *c, struct vdisk_block *block);
+/* The blocks of this range go; none is pinned. By the worker. */
+void dmv_cache_forget(struct dmv_cache *c, u64 offset, u64 length);
 /* Everything that is not pinned goes. Under engine_lock. */
 void dmv_cache_drop(struct dmv_cache *c);
 u64 dmv_cache_kib(const struct dmv_cache *c);
 
-/* --- host.c --- */
+/* --- io.c --- */
 
 /* Bios under way for one purpose. When the last one ends, `end` is called, in any context. */
 struct dmv_job {
@@ -97,6 +106,12 @@ struct dmv_job {
 	void (*end)(struct dmv_job *job);
 	struct vdisk_action *action; /* or NULL: a bio's own pieces */
 	struct dmv_job *next;	     /* in events.done */
+	struct percpu_ref *held;     /* users.c; or NULL */
+	/* inflate.c: */
+	struct list_head inflating;
+	u64 packed_at;
+	u32 packed; /* 0: nothing is compressed */
+	void (*take)(struct dmv_job *job, const u8 *block);
 };
 
 /* A request to the engine, of a bio or of a call. */
@@ -105,11 +120,27 @@ struct dmv_req {
 	void (*end)(struct dmv_req *r, int error);
 };
 
+/* A bio that went on from the hot path, and that somebody has to be told of when it ends. */
+struct dmv_hook {
+	struct percpu_ref *held;
+	bio_end_io_t *end_io;
+	void *private;
+};
+
 /* In every bio that comes from device-mapper. Set up where the bio leaves the hot path. */
 struct dmv_bio {
-	struct dmv_req req;
-	struct dmv_job job;
+	union {
+		struct {
+			struct dmv_req req;
+			struct dmv_job job;
+			bool all_packed; /* a read of nothing but compressed bytes */
+			bool inflated;	 /* all of it was filled so; others lay their bytes over */
+		};
+		struct dmv_hook hook;
+	};
 };
+
+/* --- host.c --- */
 
 /* Metadata being read for bios that wait. */
 struct dmv_fetch {
@@ -138,6 +169,7 @@ struct dmv_events {
 	struct dmv_fetch *fetched;
 	struct list_head calls;
 	bool commit;  /* wanted */
+	bool unused;  /* users.c: a QUIESCE has ended */
 	bool at_rest; /* the worker's answer: nothing is under way */
 };
 
@@ -151,13 +183,80 @@ struct dmv_shown {
 	u64 allocated, total, room, commits;
 };
 
+/* --- users.c --- */
+
+/*
+ * I/O to places that the tables told of, of formats that give places up. It is counted in one of
+ * two groups; a QUIESCE lets new I/O go to the other one, and waits until the first is empty.
+ */
+struct dmv_group {
+	struct percpu_ref ref;
+	struct dmv *d;
+};
+
+struct dmv_users {
+	struct dmv_group groups[2];
+	struct percpu_ref *now;	     /* the group that new I/O joins */
+	struct vdisk_action *action; /* the QUIESCE under way; the worker's */
+	bool wanted;		     /* the format asks for it; constant while the image is open */
+};
+
+/* --- copy.c --- */
+
+#define DMV_COPIES     8
+#define DMV_COPY_BYTES (32 << 10) /* a piece: memory that is easy to get in one */
+
+struct dmv_copy {
+	struct dmv_job job; /* comes first */
+	struct dmv_copy *next;
+	u8 *buf;
+	u64 at;	    /* bytes of the action that were copied */
+	u32 length; /* of the piece under way */
+	bool writing;
+};
+
+/* All the worker's. */
+struct dmv_copies {
+	struct dmv_copy *all, *free;
+	struct vdisk_action *waiting, *waiting_last;
+};
+
+/* --- inflate.c --- */
+
+#define DMV_INFLATED	   8 /* blocks that are kept, but not more than … */
+#define DMV_INFLATED_BYTES (8 << 20)
+
+struct dmv_inflated {
+	u64 offset; /* of the compressed bytes */
+	u32 packed; /* and how many; 0: the slot is empty */
+	u32 age;    /* dmv_inflater.age when it was read */
+	u8 *block;  /* or NULL */
+};
+
+struct dmv_inflater {
+	struct workqueue_struct *wq; /* NULL: nothing can be compressed */
+	struct work_struct work;
+	spinlock_t lock;
+	struct list_head jobs; /* lock */
+	u32 age;	       /* what is older is not to be used; the worker's, read by all */
+	/* the rest is the work's */
+	bool zstd;
+	u32 block_size;
+	u32 packed_size; /* of the buffer */
+	u8 *packed;
+	void *workspace;
+	size_t workspace_size;
+	struct dmv_inflated slots[DMV_INFLATED];
+	u32 n_slots, hand;
+};
+
 /* One table of a device. */
 struct dmv {
 	struct dm_target *ti;
 	/* the constructor's, constant afterwards */
 	char *line; /* the arguments, with devices by their numbers */
-	char *format;
-	struct dm_dev *dev, *parent;
+	char *format, *snapshot;
+	struct dm_dev *dev, *parent, *data;
 	u64 file_bytes;
 	u64 file_end; /* file_bytes to the end of its last block: no access goes beyond */
 	u32 block;    /* logical block of dev, bytes */
@@ -197,6 +296,9 @@ struct dmv {
 	struct list_head free_fetches, running_fetches;
 	wait_queue_head_t idle;
 	bool leaving; /* no timer any more */
+	struct dmv_users users;
+	struct dmv_copies copies;
+	struct dmv_inflater inflater;
 
 	struct list_head list; /* target.c: all devices */
 	bool writer;	       /* target.c: registered as the file's writer */
@@ -224,6 +326,87 @@ void dmv_drop_cache(struct dmv *d);
 
 /* By the worker: map a bio, do what it says or park it. */
 void dmv_process(struct dmv *d, struct bio *bio);
+/* Under events.lock: once it is let go the worker may run, and the device be gone. */
+void dmv_kick(struct dmv *d);
+
+/* --- io.c; all by the worker, if nothing else is said --- */
+
+/* With one piece, the caller's own: dmv_job_put() when all others are under way. Any context. */
+void dmv_job_init(struct dmv_job *job, struct dmv *d, void (*end)(struct dmv_job *job));
+void dmv_job_put(struct dmv_job *job, blk_status_t status);
+/* length bytes of the bio, from `skip` on, go to or come from a device. */
+void dmv_send_part(struct dmv_job *job, struct bio *bio, u64 skip, u64 length,
+		   struct block_device *bdev, sector_t sector, bool fua);
+/* The same for data of the disk, wherever they are. */
+void dmv_send_data(struct dmv_job *job, struct bio *bio, u64 skip, u64 offset, u64 length,
+		   bool fua);
+/* n bytes of memory, less than a bio can hold, to or from a device; NULL: zeros. Anyone who may
+ * sleep. */
+void dmv_transfer(struct dmv_job *job, blk_opf_t opf, struct block_device *bdev, sector_t sector,
+		  const u8 *buf, u64 n);
+/* Any number of bytes of the image file, or of `guest` data of the disk. Likewise. */
+void dmv_transfer_file(struct dmv_job *job, blk_opf_t opf, bool guest, u64 offset, u64 length,
+		       const u8 *buf);
+/* For dmv_job.end: the worker shall finish it. Any context. */
+void dmv_action_ended(struct dmv_job *job);
+/* Do what the engine wants, as far as there is memory for it. */
+void dmv_start_actions(struct dmv *d);
+void dmv_finish_action(struct dmv *d, struct dmv_job *job);
+
+/* --- copy.c; all by the worker, or while there is none --- */
+
+/* For an image that is being opened, or was closed. */
+int dmv_copies_open(struct dmv *d);
+void dmv_copies_close(struct dmv *d);
+/* Begin, or wait for a free buffer. */
+void dmv_copy(struct dmv *d, struct vdisk_action *a);
+/* A step has ended. true: there is another. */
+bool dmv_copy_goes_on(struct dmv *d, struct dmv_job *job);
+/* The last one has ended: to the next copy that waits, if there is one. */
+void dmv_copy_free(struct dmv *d, struct dmv_job *job);
+
+/* --- users.c --- */
+
+int dmv_users_init(struct dmv *d);
+void dmv_users_exit(struct dmv *d);
+/* By the worker: begin the QUIESCE; and it has ended: now new I/O may be counted there again. */
+void dmv_quiesce(struct dmv *d, struct vdisk_action *a);
+struct vdisk_action *dmv_quiesced(struct dmv *d);
+
+/* Before the tables are asked. NULL: not wanted. Any context. */
+static inline struct percpu_ref *dmv_hold(struct dmv *d)
+{
+	struct percpu_ref *group;
+
+	if (!d->users.wanted)
+		return NULL;
+	do {
+		/* Who joins the new group sees the tables as they were when it was opened. */
+		group = smp_load_acquire(&d->users.now);
+	} while (!percpu_ref_tryget_live(group));
+	return group;
+}
+
+/* Any context. */
+static inline void dmv_release(struct percpu_ref *held)
+{
+	if (held)
+		percpu_ref_put(held);
+}
+
+/* --- inflate.c --- */
+
+int dmv_inflater_init(struct dmv *d);
+void dmv_inflater_exit(struct dmv *d);
+/* Memory for the blocks of an image that is being opened. On failure, and when it is closed:
+ * dmv_inflater_close(), which frees what there is. */
+int dmv_inflater_open(struct dmv *d, const struct vdisk *vd);
+void dmv_inflater_close(struct dmv *d);
+/* Inflate the block whose bytes are at job->packed_at, give it to job->take(), then put the job,
+ * which must have been initialised. Any context. */
+void dmv_inflate(struct dmv_job *job);
+/* What was read before now is not to be used any more. By the worker. */
+void dmv_inflated_forget(struct dmv *d);
 
 /* --- fetch.c; all by the worker, or while there is none --- */
 
@@ -235,9 +418,10 @@ void dmv_park(struct dmv *d, struct bio *bio, const struct vdisk_map *need);
 void dmv_finish_fetch(struct dmv *d, struct dmv_fetch *f);
 /* Bios that found no free fetch try again. */
 void dmv_unstarve(struct dmv *d);
-/* vdisk_engine_ops.fetch and .pin */
+/* vdisk_engine_ops.fetch, .pin and .forget */
 int dmv_fetch_now(struct vdisk_engine *e, const struct vdisk_map *need);
 int dmv_pin_now(struct vdisk_engine *e, u64 offset, struct vdisk_block **block);
+void dmv_forget(struct vdisk_engine *e, u64 offset, u64 length);
 /* vdisk_io.read: any bytes of the file */
 int dmv_read_file(void *ctx, u64 offset, void *buf, size_t len);
 
@@ -278,6 +462,26 @@ static inline u64 dmv_locate(struct dmv *d, u64 offset, u64 length, sector_t *se
 	return min(length, piece.count << SECTOR_SHIFT);
 }
 
+/* The device that has the data of the disk. */
+static inline struct dm_dev *dmv_data(struct dmv *d)
+{
+	return d->data ?: d->dev;
+}
+
+/* The same as dmv_locate() for data of the disk, on dmv_data(). */
+static inline u64 dmv_locate_data(struct dmv *d, u64 offset, u64 length, sector_t *sector)
+{
+	u64 end;
+
+	if (likely(!d->data))
+		return dmv_locate(d, offset, length, sector);
+	end = bdev_nr_bytes(d->data->bdev);
+	if (offset >= end)
+		return 0;
+	*sector = offset >> SECTOR_SHIFT;
+	return min(length, end - offset);
+}
+
 static inline u64 dmv_parent_bytes(struct dmv *d)
 {
 	return d->parent ? bdev_nr_bytes(d->parent->bdev) : 0;
@@ -288,6 +492,10 @@ static inline const char *dmv_name(struct dmv *d)
 {
 	return dm_device_name(dm_table_get_md(d->ti->table));
 }
+
+/* --- args.c --- */
+
+int dmv_parse(struct dmv *d, unsigned int argc, char **argv, char **error);
 
 /* --- target.c --- */
 

@@ -157,18 +157,32 @@ void dmv_unstarve(struct dmv *d)
 		dmv_process(d, bio);
 }
 
+/* What is being read now of this range is older than what will be there. */
+static void spoil_fetches(struct dmv *d, u64 offset, u64 length)
+{
+	struct dmv_fetch *f;
+
+	list_for_each_entry(f, &d->running_fetches, list)
+		if (offset < f->offset + f->length && f->offset < offset + length)
+			f->stale = true;
+}
+
 int dmv_pin_now(struct vdisk_engine *e, u64 offset, struct vdisk_block **block)
 {
 	struct dmv *d = e->host;
-	struct dmv_fetch *f;
 
-	/* What is being read now is older than what will be written. */
-	list_for_each_entry(f, &d->running_fetches, list)
-		if (offset >= f->offset && offset - f->offset < f->length)
-			f->stale = true;
+	spoil_fetches(d, offset, d->block);
 	if (dmv_cache_pin(&d->cache, offset, block))
 		return 0;
 	return read_to_cache(d, offset, d->block, block);
+}
+
+void dmv_forget(struct vdisk_engine *e, u64 offset, u64 length)
+{
+	struct dmv *d = e->host;
+
+	spoil_fetches(d, offset, length);
+	dmv_cache_forget(&d->cache, offset, length);
 }
 
 int dmv_read_file(void *ctx, u64 offset, void *buf, size_t len)

@@ -11,9 +11,10 @@
  * The worker does wait for reads of its own device's metadata when the engine asks (fetch, pin).
  */
 #include <linux/sched/mm.h>
-#include <linux/vmalloc.h>
 
 #include "dm-vdisk.h"
+
+#define CLOSING_COMMITS 8
 
 /* A caller that waits for its request. */
 struct dmv_call {
@@ -23,230 +24,26 @@ struct dmv_call {
 	int error;
 };
 
-/* Under events.lock: once it is let go the worker may run, and the device be gone. */
-static void kick(struct dmv *d)
+void dmv_kick(struct dmv *d)
 {
 	lockdep_assert_held(&d->events.lock);
 	queue_work(d->wq, &d->work);
 }
 
-void dmv_defer(struct dmv *d, struct bio *bio)
+static void add_bio(struct dmv *d, struct bio *bio)
 {
 	unsigned long flags;
 
 	spin_lock_irqsave(&d->events.lock, flags);
 	bio_list_add(&d->events.bios, bio);
-	kick(d);
+	dmv_kick(d);
 	spin_unlock_irqrestore(&d->events.lock, flags);
 }
 
-/* --- jobs: several bios for one purpose --- */
-
-/* With one piece, the caller's own: job_put() when all others are under way. */
-static void job_init(struct dmv_job *job, struct dmv *d, void (*end)(struct dmv_job *job))
+void dmv_defer(struct dmv *d, struct bio *bio)
 {
-	job->d = d;
-	atomic_set(&job->pieces, 1);
-	job->status = BLK_STS_OK;
-	job->end = end;
-	job->action = NULL;
-}
-
-static void job_put(struct dmv_job *job, blk_status_t status)
-{
-	if (status)
-		WRITE_ONCE(job->status, status);
-	if (atomic_dec_and_test(&job->pieces))
-		job->end(job);
-}
-
-static void piece_ended(struct bio *bio)
-{
-	struct dmv_job *job = bio->bi_private;
-	blk_status_t status = bio->bi_status;
-
-	bio_put(bio);
-	job_put(job, status);
-}
-
-static void job_submit(struct dmv_job *job, struct bio *bio)
-{
-	atomic_inc(&job->pieces);
-	bio->bi_private = job;
-	bio->bi_end_io = piece_ended;
-	submit_bio_noacct(bio);
-}
-
-/* length bytes of the bio, from `skip` on, go to or come from a device. */
-static void send_part(struct dmv_job *job, struct bio *bio, u64 skip, u64 length,
-		      struct block_device *bdev, sector_t sector, bool fua)
-{
-	struct bio *part = bio_alloc_clone(bdev, bio, GFP_NOIO, &job->d->bios);
-
-	bio_trim(part, skip >> SECTOR_SHIFT, length >> SECTOR_SHIFT);
-	part->bi_iter.bi_sector = sector;
-	/* The engine says whether the request's FUA is better done here or by a commit; and nobody
-	 * would poll for our part. */
-	part->bi_opf &= ~(REQ_FUA | REQ_POLLED | REQ_NOWAIT);
-	if (fua)
-		part->bi_opf |= REQ_FUA;
-	job_submit(job, part);
-}
-
-/* The same for bytes of the image file, wherever its extents are. */
-static void send_to_file(struct dmv_job *job, struct bio *bio, u64 skip, u64 offset, u64 length,
-			 bool fua)
-{
-	struct dmv *d = job->d;
-	sector_t sector;
-	u64 n;
-
-	for (; length; skip += n, offset += n, length -= n) {
-		n = dmv_locate(d, offset, length, &sector);
-		if (!n) {
-			WRITE_ONCE(job->status, BLK_STS_IOERR);
-			return;
-		}
-		send_part(job, bio, skip, n, d->dev->bdev, sector, fua);
-	}
-}
-
-/* --- actions of the engine --- */
-
-static struct page *page_of(const void *buf)
-{
-	return is_vmalloc_addr(buf) ? vmalloc_to_page(buf) : virt_to_page(buf);
-}
-
-/* Fill a bio with n bytes from buf, or with zeros. There is room for all vectors. */
-static void add_bytes(struct bio *bio, const u8 *buf, u64 n)
-{
-	while (n) {
-		u32 at = buf ? offset_in_page(buf) : 0;
-		u32 len = min_t(u64, n, PAGE_SIZE - at);
-
-		__bio_add_page(bio, buf ? page_of(buf) : ZERO_PAGE(0), len, at);
-		n -= len;
-		if (buf)
-			buf += len;
-	}
-}
-
-/* Write buf, or zeros if it is NULL, to the file. */
-static void write_file(struct dmv_job *job, u64 offset, u64 length, const u8 *buf, blk_opf_t flags)
-{
-	struct dmv *d = job->d;
-	sector_t sector;
-	struct bio *bio;
-	u64 n;
-
-	for (; length; offset += n, length -= n) {
-		/* One page less than a bio can hold: buf may begin inside of one. */
-		n = min_t(u64, length, (BIO_MAX_VECS - 1) * PAGE_SIZE);
-		n = dmv_locate(d, offset, n, &sector);
-		if (!n) {
-			WRITE_ONCE(job->status, BLK_STS_IOERR);
-			return;
-		}
-		bio = bio_alloc_bioset(d->dev->bdev, DIV_ROUND_UP(n, PAGE_SIZE) + 1,
-				       REQ_OP_WRITE | flags, GFP_NOIO, &d->bios);
-		bio->bi_iter.bi_sector = sector;
-		add_bytes(bio, buf, n);
-		if (buf)
-			buf += n;
-		job_submit(job, bio);
-	}
-}
-
-static void write_payload(struct dmv_job *job, struct vdisk_action *a)
-{
-	struct dmv_bio *b = container_of(a->req, struct dmv_bio, req.req);
-	struct bio *bio = dmv_bio_from(b);
-
-	if (bio_op(bio) == REQ_OP_WRITE)
-		send_to_file(job, bio, 0, a->offset, a->length, a->fua);
-	else
-		write_file(job, a->offset, a->length, NULL, REQ_SYNC | (a->fua ? REQ_FUA : 0));
-}
-
-static void flush_device(struct dmv_job *job)
-{
-	job_submit(job,
-		   bio_alloc_bioset(job->d->dev->bdev, 0, REQ_OP_WRITE | REQ_PREFLUSH | REQ_SYNC,
-				    GFP_NOIO, &job->d->bios));
-}
-
-static void action_ended(struct dmv_job *job)
-{
-	struct dmv *d = job->d;
-	unsigned long flags;
-
-	spin_lock_irqsave(&d->events.lock, flags);
-	job->next = d->events.done;
-	d->events.done = job;
-	kick(d);
-	spin_unlock_irqrestore(&d->events.lock, flags);
-}
-
-static void perform(struct dmv_job *job, struct vdisk_action *a)
-{
-	job_init(job, job->d, action_ended);
-	job->action = a;
-	switch (a->kind) {
-	case VDISK_ACT_DATA:
-		write_payload(job, a);
-		break;
-	case VDISK_ACT_ZERO:
-		write_file(job, a->offset, a->length, NULL, REQ_SYNC);
-		break;
-	case VDISK_ACT_WRITE:
-		write_file(job, a->offset, a->length, a->buf, REQ_META | REQ_SYNC);
-		break;
-	case VDISK_ACT_FLUSH:
-		flush_device(job);
-		break;
-	}
-	job_put(job, BLK_STS_OK);
-}
-
-/* The job of a bio's own data is in the bio; of the others there may be none at the moment. */
-static struct dmv_job *get_job(struct dmv *d, struct vdisk_action *a)
-{
-	struct dmv_job *job;
-
-	if (a->kind == VDISK_ACT_DATA)
-		job = &container_of(a->req, struct dmv_bio, req.req)->job;
-	else
-		job = mempool_alloc(&d->jobs, GFP_NOWAIT | __GFP_NOWARN);
-	if (job)
-		job->d = d;
-	return job;
-}
-
-static void start_actions(struct dmv *d)
-{
-	struct vdisk_action *a;
-	struct dmv_job *job;
-
-	while (d->starting) {
-		a = d->starting;
-		job = get_job(d, a);
-		if (!job)
-			return; /* one that is under way brings us here again */
-		d->starting = a->next;
-		perform(job, a);
-	}
-}
-
-static void finish_action(struct dmv *d, struct dmv_job *job)
-{
-	struct vdisk_action *a = job->action;
-	int error = blk_status_to_errno(job->status);
-
-	if (a->kind != VDISK_ACT_DATA)
-		mempool_free(job, &d->jobs);
-	d->acting--;
-	vdisk_engine_done(&d->engine, a, error);
+	dmv_bio_of(bio)->inflated = false;
+	add_bio(d, bio);
 }
 
 /* --- bios that the hot path could not map --- */
@@ -271,35 +68,111 @@ static void read_elsewhere(struct dmv_job *job, struct bio *bio, u64 offset, u64
 	u64 there = offset < end ? min_t(u64, answer->length, end - offset) : 0;
 
 	if (there)
-		send_part(job, bio, skip, there, d->parent->bdev, offset >> SECTOR_SHIFT, false);
+		dmv_send_part(job, bio, skip, there, d->parent->bdev, offset >> SECTOR_SHIFT,
+			      false);
 	if (there < answer->length)
 		zero_part(bio, skip + there, answer->length - there);
 }
 
+static struct bio *bio_of_job(struct dmv_job *job)
+{
+	return dmv_bio_from(container_of(job, struct dmv_bio, job));
+}
+
 static void bio_job_ended(struct dmv_job *job)
 {
-	dmv_end_bio(dmv_bio_from(container_of(job, struct dmv_bio, job)), job->status);
+	dmv_release(job->held); /* first: the device may be gone with its last bio */
+	dmv_end_bio(bio_of_job(job), job->status);
+}
+
+/* The bio's part of the block. */
+static void take_block(struct dmv_job *job, const u8 *block)
+{
+	struct bio *bio = bio_of_job(job);
+	struct bvec_iter at;
+	struct bio_vec vec;
+
+	block += dmv_offset(job->d, bio) & (job->d->inflater.block_size - 1);
+	bio_for_each_segment(vec, bio, at)
+	{
+		memcpy_to_bvec(&vec, block);
+		block += vec.bv_len;
+	}
+}
+
+/* All of the bio was filled from the block; what else it consists of is read once more. */
+static void bio_inflated(struct dmv_job *job)
+{
+	struct bio *bio = bio_of_job(job);
+	struct dmv_bio *b = dmv_bio_of(bio);
+
+	if (b->all_packed || job->status) {
+		bio_job_ended(job);
+		return;
+	}
+	b->inflated = true;
+	dmv_release(job->held);
+	add_bio(job->d, bio);
+}
+
+static void read_ended(struct dmv_job *job)
+{
+	if (!job->packed || job->status) {
+		bio_job_ended(job);
+		return;
+	}
+	dmv_job_init(job, job->d, bio_inflated);
+	dmv_inflate(job);
+}
+
+/* One piece, of a bio that is read or discarded. */
+static void serve_piece(struct dmv *d, struct bio *bio, u64 offset, u64 at,
+			const struct vdisk_map *answer)
+{
+	bool read = bio_op(bio) == REQ_OP_READ;
+	struct dmv_bio *b = dmv_bio_of(bio);
+
+	if (!read) {
+		if (d->passdown && answer->kind == VDISK_DATA)
+			dmv_send_data(&b->job, bio, at, answer->offset, answer->length, false);
+		return;
+	}
+	switch (answer->kind) {
+	case VDISK_DATA:
+	case VDISK_SHARED:
+		dmv_send_data(&b->job, bio, at, answer->offset, answer->length, false);
+		break;
+	case VDISK_COMPRESSED:
+		if (b->inflated)
+			break;
+		/* A bio lies in one unit, and so all that is compressed of it in one block. */
+		b->job.packed_at = answer->offset;
+		b->job.packed = answer->packed;
+		b->all_packed = answer->length == bio->bi_iter.bi_size;
+		break;
+	default:
+		read_elsewhere(&b->job, bio, offset, at, answer);
+	}
 }
 
 /* Reads and discards, piece by piece. The answer is that of the first piece. */
 static void serve(struct dmv *d, struct bio *bio, struct vdisk_map *answer)
 {
 	u64 start = dmv_offset(d, bio), length = bio->bi_iter.bi_size, at = 0;
-	bool read = bio_op(bio) == REQ_OP_READ;
 	struct dmv_job *job = &dmv_bio_of(bio)->job;
 	int ret = 0;
 
-	job_init(job, d, bio_job_ended);
+	dmv_job_init(job, d, read_ended);
+	job->held = dmv_hold(d);
+	job->packed = 0;
+	job->take = take_block;
 	while (!ret) {
 		if (answer->kind == VDISK_NEED) {
 			/* Rare: not of the first piece. */
 			ret = dmv_fetch_now(&d->engine, answer);
 			answer->length = 0;
-		} else if (answer->kind == VDISK_DATA) {
-			if (read || d->passdown)
-				send_to_file(job, bio, at, answer->offset, answer->length, false);
-		} else if (read) {
-			read_elsewhere(job, bio, start + at, at, answer);
+		} else {
+			serve_piece(d, bio, start + at, at, answer);
 		}
 		at += answer->length;
 		if (at == length)
@@ -307,7 +180,7 @@ static void serve(struct dmv *d, struct bio *bio, struct vdisk_map *answer)
 		if (!ret)
 			ret = vdisk_engine_map(&d->engine, start + at, length - at, answer);
 	}
-	job_put(job, ret ? BLK_STS_IOERR : BLK_STS_OK);
+	dmv_job_put(job, ret ? BLK_STS_IOERR : BLK_STS_OK);
 }
 
 static void bio_req_ended(struct dmv_req *r, int error)
@@ -340,6 +213,10 @@ void dmv_process(struct dmv *d, struct bio *bio)
 		submit_bio_request(d, bio, VDISK_REQ_FLUSH);
 		return;
 	}
+	if (bio_op(bio) == REQ_OP_DISCARD && d->vd->can_discard) {
+		submit_bio_request(d, bio, VDISK_REQ_DISCARD);
+		return;
+	}
 	ret = vdisk_engine_map(&d->engine, dmv_offset(d, bio), bio->bi_iter.bi_size, &answer);
 	if (ret)
 		dmv_end_bio(bio, BLK_STS_IOERR); /* whatever is wrong with the entry */
@@ -359,6 +236,8 @@ static void op_start(struct vdisk_engine *e, struct vdisk_action *a)
 {
 	struct dmv *d = e->host;
 
+	if (a->kind == VDISK_ACT_DATA)
+		container_of(a->req, struct dmv_bio, req.req)->job.held = dmv_hold(d);
 	a->next = NULL;
 	if (d->starting)
 		d->starting_last->next = a;
@@ -407,6 +286,7 @@ static const struct vdisk_engine_ops engine_ops = {
 	.fetch = dmv_fetch_now,
 	.pin = dmv_pin_now,
 	.unpin = op_unpin,
+	.forget = dmv_forget,
 	.mode_changed = op_mode_changed,
 	.bad_entry = op_bad_entry,
 };
@@ -426,6 +306,8 @@ static void take_events(struct dmv *d, struct dmv_events *ev)
 	list_splice_init(&d->events.calls, &ev->calls);
 	ev->commit = d->events.commit;
 	d->events.commit = false;
+	ev->unused = d->events.unused;
+	d->events.unused = false;
 	d->events.at_rest = false;
 	spin_unlock_irq(&d->events.lock);
 }
@@ -440,7 +322,12 @@ static void handle_events(struct dmv *d, struct dmv_events *ev)
 	/* What ended first: it makes room for what comes. */
 	while ((job = ev->done)) {
 		ev->done = job->next;
-		finish_action(d, job);
+		dmv_finish_action(d, job);
+	}
+	if (ev->unused) {
+		dmv_inflated_forget(d);
+		d->acting--;
+		vdisk_engine_done(&d->engine, dmv_quiesced(d), 0);
 	}
 	while ((f = ev->fetched)) {
 		ev->fetched = f->next;
@@ -473,12 +360,12 @@ static void show(struct dmv *d)
 	WRITE_ONCE(d->shown.commits, d->engine.commits);
 }
 
-static void do_work(struct work_struct *work)
+static void do_work(struct work_struct *w)
 {
-	struct dmv *d = container_of(work, struct dmv, work);
+	struct dmv *d = container_of(w, struct dmv, work);
 	unsigned int noio = memalloc_noio_save();
 	struct dmv_events ev;
-	bool dirty = false, rest = true, searching = false;
+	bool work = false, rest = true, searching = false;
 
 	mutex_lock(&d->engine_lock);
 	take_events(d, &ev);
@@ -486,17 +373,17 @@ static void do_work(struct work_struct *work)
 		handle_events(d, &ev);
 		/* In steps, so that others need not wait until it has ended. */
 		searching = vdisk_engine_search(&d->engine);
-		start_actions(d);
+		dmv_start_actions(d);
 		show(d);
-		dirty = vdisk_engine_dirty(&d->engine) && d->engine.mode != VDISK_MODE_FAIL;
+		work = vdisk_engine_unsettled(&d->engine) && d->engine.mode != VDISK_MODE_FAIL;
 		rest = !searching && !d->acting && d->engine.state == VDISK_IDLE;
 	}
 	mutex_unlock(&d->engine_lock);
-	if (dirty && !READ_ONCE(d->leaving))
+	if (work && !READ_ONCE(d->leaving))
 		queue_delayed_work(d->wq, &d->timer, HZ);
 	spin_lock_irq(&d->events.lock);
 	if (searching)
-		kick(d);
+		dmv_kick(d);
 	d->events.at_rest = rest;
 	spin_unlock_irq(&d->events.lock);
 	wake_up_all(&d->idle);
@@ -514,7 +401,7 @@ void dmv_commit(struct dmv *d)
 
 	spin_lock_irqsave(&d->events.lock, flags);
 	d->events.commit = true;
-	kick(d);
+	dmv_kick(d);
 	spin_unlock_irqrestore(&d->events.lock, flags);
 }
 
@@ -552,7 +439,7 @@ int dmv_flush(struct dmv *d)
 	init_completion(&call.ended);
 	spin_lock_irq(&d->events.lock);
 	list_add_tail(&call.list, &d->events.calls);
-	kick(d);
+	dmv_kick(d);
 	spin_unlock_irq(&d->events.lock);
 	wait_for_completion(&call.ended);
 	return call.error;
@@ -567,10 +454,48 @@ void dmv_drop_cache(struct dmv *d)
 
 /* --- opening and closing --- */
 
+/* What all devices can read. */
+static u32 granule(struct dmv *d)
+{
+	u32 block = max(d->block, bdev_logical_block_size(dmv_data(d)->bdev));
+
+	return d->parent ? max(block, bdev_logical_block_size(d->parent->bdev)) : block;
+}
+
+static void close_engine(struct dmv *d)
+{
+	vdisk_engine_exit(&d->engine);
+	dmv_inflater_close(d);
+	dmv_copies_close(d);
+}
+
+static int open_engine(struct dmv *d, struct vdisk *vd)
+{
+	struct vdisk_engine *e = &d->engine;
+	int ret;
+
+	memset(e, 0, sizeof(*e));
+	ret = vdisk_engine_init(e, vd, &engine_ops, d, DMV_ENGINE_BYTES);
+	if (ret)
+		return ret;
+	e->no_grow = d->no_grow;
+	/* Directly: nothing has changed that anybody would have to be told. */
+	e->readonly = d->ro || vd->readonly;
+	e->mode = e->readonly ? VDISK_MODE_RO : VDISK_MODE_RW;
+	if (d->sticky > e->mode)
+		e->mode = d->sticky;
+	ret = dmv_inflater_open(d, vd);
+	if (!ret && vd->fill && !e->readonly)
+		ret = dmv_copies_open(d);
+	if (ret)
+		close_engine(d);
+	return ret;
+}
+
 int dmv_host_open(struct dmv *d, struct vdisk_error *err)
 {
 	const struct vdisk_io io = { .ctx = d, .size = d->file_bytes, .read = dmv_read_file };
-	const struct vdisk_options options = { .format = d->format };
+	const struct vdisk_options options = { .format = d->format, .snapshot = d->snapshot };
 	struct vdisk *vd;
 	int ret;
 
@@ -578,36 +503,26 @@ int dmv_host_open(struct dmv *d, struct vdisk_error *err)
 	if (ret)
 		return ret;
 	vd->host = d;
-	if (d->parent)
-		vd->granule = max(d->block, bdev_logical_block_size(d->parent->bdev));
+	vd->granule = granule(d);
 	ret = dmv_check_image(d, vd);
-	if (ret)
-		goto close;
-	memset(&d->engine, 0, sizeof(d->engine));
-	ret = vdisk_engine_init(&d->engine, vd, &engine_ops, d, DMV_ENGINE_BYTES);
-	if (ret)
-		goto close;
-	d->engine.no_grow = d->no_grow;
-	/* Directly: nothing has changed that anybody would have to be told. */
-	d->engine.readonly = d->ro;
-	d->engine.mode = d->ro ? VDISK_MODE_RO : VDISK_MODE_RW;
-	if (d->sticky > d->engine.mode)
-		d->engine.mode = d->sticky;
+	if (!ret)
+		ret = open_engine(d, vd);
+	if (ret) {
+		vdisk_image_close(vd);
+		return ret;
+	}
+	d->users.wanted = vd->format->quiet;
 	mutex_lock(&d->engine_lock);
 	d->vd = vd;
 	show(d);
 	mutex_unlock(&d->engine_lock);
 	return 0;
-
-close:
-	vdisk_image_close(vd);
-	return ret;
 }
 
 static void forget_image(struct dmv *d)
 {
 	mutex_lock(&d->engine_lock);
-	vdisk_engine_exit(&d->engine);
+	close_engine(d);
 	vdisk_image_close(d->vd);
 	d->vd = NULL;
 	dmv_cache_drop(&d->cache);
@@ -621,9 +536,10 @@ void dmv_host_close(struct dmv *d)
 	lockdep_assert_held(&d->open_lock);
 	if (!d->vd)
 		return;
-	for (tries = 0; tries < 3; tries++) {
+	/* What a commit has given up, the next one gives back. */
+	for (tries = 0; tries < CLOSING_COMMITS; tries++) {
 		dmv_commit_wait(d, MAX_SCHEDULE_TIMEOUT);
-		if (!vdisk_engine_dirty(&d->engine) || d->engine.mode == VDISK_MODE_FAIL)
+		if (!vdisk_engine_unsettled(&d->engine) || d->engine.mode == VDISK_MODE_FAIL)
 			break;
 	}
 	cancel_delayed_work_sync(&d->timer);
@@ -651,6 +567,10 @@ int dmv_host_init(struct dmv *d)
 	bio_list_init(&d->events.bios);
 	init_waitqueue_head(&d->idle);
 	ret = dmv_fetches_init(d);
+	if (!ret)
+		ret = dmv_users_init(d);
+	if (!ret)
+		ret = dmv_inflater_init(d);
 	if (ret)
 		return ret;
 	ret = bioset_init(&d->bios, 16, 0, BIOSET_NEED_BVECS);
@@ -673,6 +593,8 @@ void dmv_host_exit(struct dmv *d)
 	}
 	if (d->vd)
 		forget_image(d);
+	dmv_inflater_exit(d);
+	dmv_users_exit(d);
 	mempool_exit(&d->jobs);
 	bioset_exit(&d->bios);
 	dmv_fetches_exit(d);

@@ -3,9 +3,11 @@
  * The hot path. A bio whose place is known goes on at once: no lock, no allocation, no waiting.
  * All else goes to the worker, trimmed to its unit first, because a bio can be trimmed only here.
  *
- * What the tables say is not enough where they say ZERO or PARENT: the unit may have been written
- * to, and be linked by a commit later. So the pending units are asked BEFORE the tables: "not
- * pending" then means that the answer was true at the time it was given.
+ * What the tables say is not enough where they do not say DATA: the unit may have been written to,
+ * and be linked by a commit later. So the pending units are asked BEFORE the tables: "not pending"
+ * then means that the answer was true at the time it was given.
+ *
+ * Of formats that give places up, a bio that goes on to a place counts as its user until it ends.
  */
 #include "dm-vdisk.h"
 
@@ -43,14 +45,14 @@ static int remap(struct dmv *d, struct bio *bio, u64 offset, u64 length)
 {
 	sector_t sector;
 
-	length = dmv_locate(d, offset, length, &sector);
+	length = dmv_locate_data(d, offset, length, &sector);
 	if (!length) {
-		DMERR_LIMIT("%s: offset %llu of the image file is outside of its extents",
-			    dmv_name(d), offset);
+		DMERR_LIMIT("%s: offset %llu of the %s is outside of its %s", dmv_name(d), offset,
+			    d->data ? "data file" : "image file", d->data ? "device" : "extents");
 		return DM_MAPIO_KILL;
 	}
 	trim(bio, length);
-	bio_set_dev(bio, d->dev->bdev);
+	bio_set_dev(bio, dmv_data(d)->bdev);
 	bio->bi_iter.bi_sector = sector;
 	return DM_MAPIO_REMAPPED;
 }
@@ -81,17 +83,47 @@ static bool may_not_be_durable(struct dmv *d)
 	return vdisk_engine_dirty(&d->engine);
 }
 
-static int map_data(struct dmv *d, struct bio *bio, u64 offset, const struct vdisk_map *m)
+/* The image file ends inside of the unit: a write to it may need another place. */
+static bool is_cut_off(struct dmv *d, u64 offset, const struct vdisk_map *m)
 {
-	if (bio_op(bio) == REQ_OP_DISCARD && !d->passdown) {
+	return !d->data && d->vd->format->quiet && m->offset + to_unit_end(d, offset) > d->file_end;
+}
+
+/* Has the engine to see it, although its place is known? */
+static bool is_engines(struct dmv *d, struct bio *bio, u64 offset, const struct vdisk_map *m,
+		       bool maybe)
+{
+	switch (bio_op(bio)) {
+	case REQ_OP_READ:
+		return maybe && (m->kind != VDISK_DATA || is_cut_off(d, offset, m));
+	case REQ_OP_DISCARD:
+		return d->vd->can_discard;
+	case REQ_OP_WRITE_ZEROES:
+		if (d->vd->can_zero)
+			return true;
+		break;
+	default:
+		break;
+	}
+	if (m->kind != VDISK_DATA || READ_ONCE(d->vd->touch) || is_cut_off(d, offset, m))
+		return true;
+	return bio->bi_opf & REQ_FUA && may_not_be_durable(d);
+}
+
+/* The bytes are in the file. */
+static int map_data(struct dmv *d, struct bio *bio, u64 offset, const struct vdisk_map *m,
+		    bool maybe)
+{
+	if (is_engines(d, bio, offset, m, maybe))
+		return defer_unit(d, bio, offset);
+	if (bio_op(bio) == REQ_OP_DISCARD && (!d->passdown || m->kind != VDISK_DATA)) {
 		trim(bio, m->length);
 		return finished(bio);
 	}
-	if (bio->bi_opf & REQ_FUA && op_is_write(bio_op(bio)) && may_not_be_durable(d))
-		return defer_unit(d, bio, offset);
 	return remap(d, bio, m->offset, m->length);
 }
 
+/* Nothing is there: zeros, or the parent's. */
 static int map_nowhere(struct dmv *d, struct bio *bio, u64 offset, const struct vdisk_map *m,
 		       bool maybe)
 {
@@ -101,6 +133,8 @@ static int map_nowhere(struct dmv *d, struct bio *bio, u64 offset, const struct 
 			break;
 		return read_elsewhere(d, bio, offset, m);
 	case REQ_OP_DISCARD:
+		if (d->vd->can_discard && (maybe || m->home != VDISK_NOWHERE))
+			break;
 		trim(bio, m->length);
 		return finished(bio);
 	case REQ_OP_WRITE_ZEROES:
@@ -138,6 +172,11 @@ static bool refused(struct dmv *d, struct bio *bio)
 /* An empty bio: what was written before shall be durable. */
 static int map_flush(struct dmv *d, struct bio *bio)
 {
+	/* The second one is for the data device alone: whatever the first has to wait for. */
+	if (d->data && dm_bio_get_target_bio_nr(bio)) {
+		bio_set_dev(bio, d->data->bdev);
+		return DM_MAPIO_REMAPPED;
+	}
 	if (vdisk_engine_dirty(&d->engine) || READ_ONCE(d->engine.mode) == VDISK_MODE_FAIL) {
 		dmv_defer(d, bio);
 		return DM_MAPIO_SUBMITTED;
@@ -162,9 +201,42 @@ static int map_range(struct dmv *d, struct bio *bio)
 		return defer_unit(d, bio, offset);
 	}
 	this_cpu_inc(d->stats->hits);
-	if (m.kind == VDISK_DATA)
-		return map_data(d, bio, offset, &m);
-	return map_nowhere(d, bio, offset, &m, maybe);
+	switch (m.kind) {
+	case VDISK_DATA:
+	case VDISK_SHARED:
+		return map_data(d, bio, offset, &m, maybe);
+	case VDISK_COMPRESSED:
+		return defer_unit(d, bio, offset);
+	default:
+		return map_nowhere(d, bio, offset, &m, maybe);
+	}
+}
+
+static void user_ended(struct bio *bio)
+{
+	struct dmv_hook *hook = &dmv_bio_of(bio)->hook;
+
+	bio->bi_end_io = hook->end_io;
+	bio->bi_private = hook->private;
+	dmv_release(hook->held); /* first: the device may be gone with its last bio */
+	bio->bi_end_io(bio);
+}
+
+/* Of formats that give places up. (An end_io of the target would cost the others something.) */
+static int map_as_user(struct dmv *d, struct bio *bio)
+{
+	struct percpu_ref *held = dmv_hold(d);
+	int ret = map_range(d, bio);
+	struct dmv_hook *hook;
+
+	if (ret != DM_MAPIO_REMAPPED) {
+		dmv_release(held);
+		return ret;
+	}
+	hook = &dmv_bio_of(bio)->hook;
+	*hook = (struct dmv_hook){ held, bio->bi_end_io, bio->bi_private };
+	bio->bi_end_io = user_ended;
+	return ret;
 }
 
 int dmv_map(struct dm_target *ti, struct bio *bio)
@@ -184,7 +256,7 @@ int dmv_map(struct dm_target *ti, struct bio *bio)
 	case REQ_OP_WRITE:
 	case REQ_OP_DISCARD:
 	case REQ_OP_WRITE_ZEROES:
-		return map_range(d, bio);
+		return unlikely(d->users.wanted) ? map_as_user(d, bio) : map_range(d, bio);
 	default:
 		return DM_MAPIO_KILL;
 	}

@@ -84,6 +84,14 @@ static void forget_block(struct rcu_head *rcu)
 	mempool_free(b, &b->cache->pool);
 }
 
+static void take_out(struct dmv_cache *c, struct dmv_block *b)
+{
+	list_del(&b->clock);
+	hlist_del_rcu(&b->hash);
+	WRITE_ONCE(c->count, c->count - 1);
+	call_rcu(&b->rcu, forget_block);
+}
+
 /* Take out up to n blocks; those that were looked at too, if `all`. How many went. */
 static u32 evict(struct dmv_cache *c, u32 n, bool all)
 {
@@ -99,10 +107,7 @@ static u32 evict(struct dmv_cache *c, u32 n, bool all)
 			list_move_tail(&b->clock, &c->clock);
 			continue;
 		}
-		list_del(&b->clock);
-		hlist_del_rcu(&b->hash);
-		WRITE_ONCE(c->count, c->count - 1);
-		call_rcu(&b->rcu, forget_block);
+		take_out(c, b);
 		gone++;
 	}
 	return gone;
@@ -183,6 +188,20 @@ void dmv_cache_unpin(struct dmv_cache *c, struct vdisk_block *block)
 	spin_lock(&c->lock);
 	b->pins--;
 	spin_unlock(&c->lock);
+}
+
+void dmv_cache_forget(struct dmv_cache *c, u64 offset, u64 length)
+{
+	u64 end = offset + length;
+	struct dmv_block *b;
+
+	for (offset = round_down_to(offset, c->meta.block); offset < end; offset += c->meta.block) {
+		spin_lock(&c->lock);
+		b = find(c, offset);
+		if (b && !WARN_ON_ONCE(b->pins))
+			take_out(c, b);
+		spin_unlock(&c->lock);
+	}
 }
 
 /* In portions: a large cache takes a while, and a spinlock is held. What is pinned stays. */

@@ -9,324 +9,15 @@
  */
 #include <linux/module.h>
 #include <linux/reboot.h>
-#include <linux/sort.h>
 
 #include "dm-vdisk.h"
 
-#define CACHE_KIB	 16384
-#define CACHE_KIB_MAX	 (4 << 20)
-#define REBOOT_TIMEOUT	 (10 * HZ)
-#define DIGITS_OF_DEVICE 16 /* sizeof(dm_dev.name) */
+#define CACHE_KIB      16384
+#define REBOOT_TIMEOUT (10 * HZ)
 
 /* All devices, for the reboot notifier and to find a second writer. */
 static DEFINE_MUTEX(devices_lock);
 static LIST_HEAD(devices);
-
-/* --- the constructor's arguments --- */
-
-struct parser {
-	struct dmv *d;
-	struct dm_arg_set as;
-	char **error; /* the target's */
-};
-
-static int refuse(struct parser *p, char *why)
-{
-	*p->error = why;
-	return -EINVAL;
-}
-
-/* Remember an argument for the TABLE status. There is room: see alloc_line(). */
-static void remember(struct dmv *d, size_t *end, const char *arg)
-{
-	*end += sprintf(d->line + *end, "%s%s", *end ? " " : "", arg);
-}
-
-static int alloc_line(struct parser *p, unsigned int argc, char **argv)
-{
-	size_t size = 1;
-	unsigned int i;
-
-	for (i = 0; i < argc; i++)
-		size += max_t(size_t, strlen(argv[i]), DIGITS_OF_DEVICE) + 1;
-	p->d->line = kvmalloc(size, GFP_KERNEL);
-	if (!p->d->line) {
-		refuse(p, "Not enough memory for the arguments");
-		return -ENOMEM;
-	}
-	p->d->line[0] = 0;
-	return 0;
-}
-
-static const char *shift(struct parser *p, size_t *end)
-{
-	const char *arg = dm_shift_arg(&p->as);
-
-	if (arg && end)
-		remember(p->d, end, arg);
-	return arg;
-}
-
-static int parse_number(struct parser *p, size_t *end, u64 low, u64 high, u64 *value, char *why)
-{
-	const char *arg = shift(p, end);
-
-	if (!arg || kstrtoull(arg, 10, value) || *value < low || *value > high)
-		return refuse(p, why);
-	return 0;
-}
-
-static int open_device(struct parser *p, size_t *end, dmv_mode_t mode, struct dm_dev **dev,
-		       char *why)
-{
-	const char *arg = shift(p, NULL);
-	int ret;
-
-	if (!arg)
-		return refuse(p, why);
-	ret = dm_get_device(p->d->ti, arg, mode, dev);
-	if (ret) {
-		*dev = NULL;
-		DMERR("%s: cannot open %s", dmv_name(p->d), arg);
-		refuse(p, why);
-		return ret;
-	}
-	remember(p->d, end, (*dev)->name);
-	return 0;
-}
-
-static int parse_parent(struct parser *p, size_t *end)
-{
-	struct dmv *d = p->d;
-	int ret;
-
-	if (d->parent)
-		return refuse(p, "Feature 'parent' is given twice");
-	ret = open_device(p, end, COMPAT_READ, &d->parent,
-			  "Cannot open the device of feature 'parent'");
-	if (ret)
-		return ret;
-	if (!bdev_read_only(d->parent->bdev))
-		return refuse(p, "Feature 'parent': the device is not read-only");
-	return 0;
-}
-
-static bool *flag_of(struct dmv *d, const char *name)
-{
-	if (!strcasecmp(name, "read_only"))
-		return &d->read_only;
-	if (!strcasecmp(name, "no_grow"))
-		return &d->no_grow;
-	if (!strcasecmp(name, "ignore_discard"))
-		return &d->ignore_discard;
-	if (!strcasecmp(name, "no_discard_passdown"))
-		return &d->no_passdown;
-	return NULL;
-}
-
-static int parse_feature(struct parser *p, size_t *end, unsigned int *left)
-{
-	const char *name = shift(p, end);
-	struct dmv *d = p->d;
-	u64 value;
-	bool *flag;
-	int ret;
-
-	(*left)--;
-	flag = flag_of(d, name);
-	if (flag) {
-		*flag = true;
-		return 0;
-	}
-	if (strcasecmp(name, "file_bytes") && strcasecmp(name, "cache_kib") &&
-	    strcasecmp(name, "parent") && strcasecmp(name, "data")) {
-		DMERR("%s: no such feature: %s", dmv_name(d), name);
-		return refuse(p, "Unknown feature");
-	}
-	if (!*left)
-		return refuse(p, "The last feature lacks its value");
-	(*left)--;
-	if (!strcasecmp(name, "parent"))
-		return parse_parent(p, end);
-	if (!strcasecmp(name, "data"))
-		return refuse(p, "Feature 'data': this format keeps all in one file");
-	if (!strcasecmp(name, "file_bytes"))
-		return parse_number(p, end, 1, S64_MAX, &d->file_bytes,
-				    "Feature 'file_bytes' is not a number of bytes");
-	ret = parse_number(p, end, 64, CACHE_KIB_MAX, &value,
-			   "Feature 'cache_kib' is not between 64 and 4194304");
-	d->cache_kib = value;
-	return ret;
-}
-
-static int parse_features(struct parser *p, size_t *end)
-{
-	unsigned int left;
-	u64 count;
-	int ret;
-
-	ret = parse_number(p, end, 0, 64, &count, "Invalid number of feature arguments");
-	if (ret)
-		return ret;
-	if (count > p->as.argc)
-		return refuse(p, "There are fewer feature arguments than their number says");
-	for (left = count; left && !ret;)
-		ret = parse_feature(p, end, &left);
-	return ret;
-}
-
-static int parse_devices(struct parser *p, size_t *end)
-{
-	struct dmv *d = p->d;
-	dmv_mode_t mode = d->read_only ? COMPAT_READ : dm_table_get_mode(d->ti->table);
-	u64 count;
-	int ret;
-
-	ret = parse_number(p, end, 1, U32_MAX, &count, "Invalid number of devices");
-	if (ret)
-		return ret;
-	if (count != 1)
-		return refuse(p, "Number of devices: only one is supported");
-	ret = open_device(p, end, mode, &d->dev, "Cannot open the device that the file is on");
-	if (ret)
-		return ret;
-	d->block = bdev_logical_block_size(d->dev->bdev);
-	return 0;
-}
-
-/* INDEX:FIRST+COUNT. Cuts the argument to pieces. */
-static bool split_extent(char *arg, u64 *first, u64 *count)
-{
-	char *colon = strchr(arg, ':'), *plus = strchr(arg, '+');
-	u32 index;
-
-	if (!colon || !plus || plus < colon)
-		return false;
-	*colon = 0;
-	*plus = 0;
-	return !kstrtou32(arg, 10, &index) && !index && !kstrtoull(colon + 1, 10, first) &&
-	       !kstrtoull(plus + 1, 10, count);
-}
-
-static int parse_extent(struct parser *p, size_t *end)
-{
-	struct dmv *d = p->d;
-	u64 first, count, sectors = bdev_nr_sectors(d->dev->bdev);
-	size_t start = *end;
-	char *why = NULL;
-	int ret;
-
-	remember(d, end, p->as.argv[0]);
-	if (!split_extent((char *)shift(p, NULL), &first, &count))
-		why = "An extent is not 0:FIRST+SECTORS";
-	else if (!count || first > sectors || count > sectors - first)
-		why = "An extent is empty or not inside its device";
-	else if ((first | count) & ((d->block >> SECTOR_SHIFT) - 1))
-		why = "An extent is not aligned to the logical blocks of its device";
-	if (why) {
-		DMERR("%s: extent%s on %s with %llu sectors in blocks of %u bytes", dmv_name(d),
-		      d->line + start, d->dev->name, sectors, d->block);
-		return refuse(p, why);
-	}
-	ret = vdisk_extents_add(&d->extents, first, count);
-	if (ret)
-		refuse(p, ret == -ENOMEM ? "Not enough memory for the extents"
-					 : "The extents are too long");
-	return ret;
-}
-
-static int compare_extents(const void *a, const void *b)
-{
-	u64 x = ((const struct vdisk_extent *)a)->device;
-	u64 y = ((const struct vdisk_extent *)b)->device;
-
-	return x < y ? -1 : x > y;
-}
-
-/* Two places of the file that are one on the device: a table that is wrong, and would be fatal. */
-static int check_overlap(struct parser *p)
-{
-	const struct vdisk_extents *x = &p->d->extents;
-	struct vdisk_extent *v;
-	size_t i;
-	int ret = 0;
-
-	v = kvmalloc_array(x->n, sizeof(*v), GFP_KERNEL);
-	if (!v) {
-		refuse(p, "Not enough memory for the extents");
-		return -ENOMEM;
-	}
-	memcpy(v, x->v, x->n * sizeof(*v));
-	sort(v, x->n, sizeof(*v), compare_extents, NULL);
-	for (i = 1; i < x->n && !ret; i++) {
-		if (v[i].device - v[i - 1].device >= v[i - 1].count)
-			continue;
-		DMERR("%s: extents at sectors %llu and %llu of %s overlap", dmv_name(p->d),
-		      v[i - 1].device, v[i].device, p->d->dev->name);
-		ret = refuse(p, "Two extents overlap");
-	}
-	kvfree(v);
-	return ret;
-}
-
-static int parse_extents(struct parser *p, size_t *end)
-{
-	u64 count, i;
-	int ret;
-
-	ret = parse_number(p, end, 1, U32_MAX, &count, "Invalid number of extents");
-	if (ret)
-		return ret;
-	if (count != p->as.argc)
-		return refuse(p, "The number of extents is not that of the arguments that follow");
-	for (i = 0; i < count && !ret; i++)
-		ret = parse_extent(p, end);
-	return ret ?: check_overlap(p);
-}
-
-static int check_file_bytes(struct parser *p)
-{
-	struct dmv *d = p->d;
-	const struct vdisk_extents *x = &d->extents;
-	u64 before_last = x->v[x->n - 1].file << SECTOR_SHIFT;
-
-	if (!d->file_bytes)
-		d->file_bytes = x->sectors << SECTOR_SHIFT;
-	if (d->file_bytes > x->sectors << SECTOR_SHIFT || d->file_bytes <= before_last)
-		return refuse(p, "Feature 'file_bytes': the file does not end in the last extent");
-	d->file_end = round_up(d->file_bytes, d->block);
-	if (d->cache_kib < 64 * (d->block >> SECTOR_SHIFT))
-		return refuse(p, "Feature 'cache_kib' holds less than 64 blocks of the device");
-	return 0;
-}
-
-static int parse(struct parser *p, unsigned int argc, char **argv)
-{
-	struct dmv *d = p->d;
-	size_t end = 0;
-	const char *format;
-	int ret;
-
-	if (argc < 5)
-		return refuse(p, "Too few arguments: format, features, device and extents");
-	ret = alloc_line(p, argc, argv);
-	if (ret)
-		return ret;
-	format = shift(p, &end);
-	if (!strcmp(format, "raw"))
-		return refuse(p, "Format 'raw' needs no tables: use the linear target");
-	if (strcmp(format, "vhd"))
-		return refuse(p, "Unknown format: only 'vhd' is supported");
-	d->format = kstrdup(format, GFP_KERNEL);
-	if (!d->format)
-		return -ENOMEM;
-	ret = parse_features(p, &end);
-	if (!ret)
-		ret = parse_devices(p, &end);
-	if (!ret)
-		ret = parse_extents(p, &end);
-	return ret ?: check_file_bytes(p);
-}
 
 /* --- constructor and destructor --- */
 
@@ -337,9 +28,12 @@ static void destroy(struct dmv *d)
 	free_percpu(d->stats);
 	if (d->parent)
 		dm_put_device(d->ti, d->parent);
+	if (d->data)
+		dm_put_device(d->ti, d->data);
 	if (d->dev)
 		dm_put_device(d->ti, d->dev);
 	vdisk_extents_free(&d->extents);
+	kfree(d->snapshot);
 	kfree(d->format);
 	kvfree(d->line);
 	kfree(d);
@@ -349,7 +43,7 @@ static void describe(struct dmv *d)
 {
 	struct dm_target *ti = d->ti;
 
-	ti->num_flush_bios = 1;
+	ti->num_flush_bios = d->data ? 2 : 1; /* map_flush() */
 	ti->flush_supported = true;
 	ti->num_discard_bios = !d->ignore_discard;
 	ti->discards_supported = !d->ignore_discard;
@@ -359,7 +53,6 @@ static void describe(struct dmv *d)
 
 static int vdisk_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 {
-	struct parser p = { .as = { argc, argv }, .error = &ti->error };
 	struct dmv *d = kzalloc(sizeof(*d), GFP_KERNEL);
 	int ret;
 
@@ -367,17 +60,16 @@ static int vdisk_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		ti->error = "Not enough memory";
 		return -ENOMEM;
 	}
-	p.d = d;
 	d->ti = ti;
 	d->cache_kib = CACHE_KIB;
 	d->shown = (struct dmv_shown){ -1, U64_MAX, U64_MAX, U64_MAX, 0 };
 	mutex_init(&d->open_lock);
 	mutex_init(&d->engine_lock);
-	ret = parse(&p, argc, argv);
+	ret = dmv_parse(d, argc, argv, &ti->error);
 	if (ret)
 		goto bad;
 	d->ro = d->read_only || !(dm_table_get_mode(ti->table) & COMPAT_WRITE);
-	d->passdown = !d->no_passdown && bdev_max_discard_sectors(d->dev->bdev);
+	d->passdown = !d->no_passdown && bdev_max_discard_sectors(dmv_data(d)->bdev);
 	ti->error = "Not enough memory";
 	d->stats = alloc_percpu(struct dmv_stats);
 	ret = d->stats ? dmv_host_init(d) : -ENOMEM;
@@ -412,10 +104,15 @@ static void vdisk_dtr(struct dm_target *ti)
 
 /* --- opening the image --- */
 
+static bool same_device(const struct dm_dev *a, const struct dm_dev *b)
+{
+	return a && b && a->bdev->bd_dev == b->bdev->bd_dev;
+}
+
 static bool same_file(const struct dmv *a, const struct dmv *b)
 {
-	return a->dev->bdev->bd_dev == b->dev->bdev->bd_dev &&
-	       a->extents.v[0].device == b->extents.v[0].device;
+	return same_device(a->data, b->data) ||
+	       (same_device(a->dev, b->dev) && a->extents.v[0].device == b->extents.v[0].device);
 }
 
 /* A device's own table before this one has let go when it was suspended. */
@@ -451,6 +148,29 @@ static bool same_identity(const struct dmv *d, const struct vdisk_info *info)
 	       !memcmp(d->seen_uuid, info->uuid, sizeof(d->seen_uuid));
 }
 
+/* Are the devices those that the image needs? */
+static bool check_devices(struct dmv *d, const struct vdisk_info *info)
+{
+	if (info->needs_parent && !d->parent)
+		DMERR("%s: a differencing image needs feature 'parent'", dmv_name(d));
+	else if (!info->needs_parent && d->parent)
+		DMERR("%s: feature 'parent' is given, but the image has none", dmv_name(d));
+	else if (d->parent && !bdev_read_only(d->parent->bdev))
+		DMERR("%s: the parent %s is not read-only any more", dmv_name(d), d->parent->name);
+	else if (info->needs_data && !d->data)
+		DMERR("%s: the image keeps its data in another file: it needs feature 'data'",
+		      dmv_name(d));
+	else if (!info->needs_data && d->data)
+		DMERR("%s: feature 'data' is given, but the image keeps all in one file",
+		      dmv_name(d));
+	else if (info->data_raw && bdev_nr_bytes(d->data->bdev) < info->virtual_size)
+		DMERR("%s: the data are a raw disk of %llu bytes, but %s has only %llu",
+		      dmv_name(d), info->virtual_size, d->data->name, bdev_nr_bytes(d->data->bdev));
+	else
+		return true;
+	return false;
+}
+
 int dmv_check_image(struct dmv *d, const struct vdisk *vd)
 {
 	const struct vdisk_info *info = vdisk_info(vd);
@@ -462,12 +182,8 @@ int dmv_check_image(struct dmv *d, const struct vdisk *vd)
 	else if (info->virtual_size != length)
 		DMERR("%s: the image is a disk of %llu sectors, but the table says %llu",
 		      dmv_name(d), info->virtual_size >> SECTOR_SHIFT, length >> SECTOR_SHIFT);
-	else if (info->needs_parent && !d->parent)
-		DMERR("%s: a differencing image needs feature 'parent'", dmv_name(d));
-	else if (!info->needs_parent && d->parent)
-		DMERR("%s: feature 'parent' is given, but the image has none", dmv_name(d));
-	else if (d->parent && !bdev_read_only(d->parent->bdev))
-		DMERR("%s: the parent %s is not read-only any more", dmv_name(d), d->parent->name);
+	else if (!check_devices(d, info))
+		return -EINVAL;
 	else if (d->seen && !same_identity(d, info))
 		DMERR("%s: this is another image now (id %pUb instead of %pUb)", dmv_name(d),
 		      info->uuid, d->seen_uuid);
@@ -517,6 +233,8 @@ static void print_error(struct dmv *d, int code, const struct vdisk_error *err)
 		DMERR("%s: offset %llu: %s %s (found %s, expected %s)", dmv_name(d), err->offset,
 		      err->field ?: "the image", err->problem, found, expected);
 	}
+	if (err->detail[0])
+		DMERR("%s: that is: %s", dmv_name(d), err->detail);
 	if (err->advice)
 		DMERR("%s: %s", dmv_name(d), err->advice);
 }
@@ -653,6 +371,8 @@ static int vdisk_iterate_devices(struct dm_target *ti, iterate_devices_callout_f
 	struct dmv *d = ti->private;
 	int ret = report_device(ti, fn, d->dev, data);
 
+	if (!ret && d->data)
+		ret = report_device(ti, fn, d->data, data);
 	if (!ret && d->parent)
 		ret = report_device(ti, fn, d->parent, data);
 	return ret;
@@ -664,7 +384,8 @@ static void vdisk_io_hints(struct dm_target *ti, struct queue_limits *limits)
 
 	limits->io_min = max_t(unsigned int, limits->io_min, 4096);
 	compat_no_unmap(limits);
-	if (!d->ignore_discard && !d->passdown)
+	/* What the engine takes for its tables is not bound to what goes below. */
+	if (!d->ignore_discard && (!d->passdown || strcmp(d->format, "vhd")))
 		compat_any_discard(limits, max_t(unsigned int, limits->logical_block_size, 4096));
 }
 

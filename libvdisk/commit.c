@@ -148,7 +148,6 @@ static void seal(struct vdisk_engine *e)
 {
 	e->commit_wanted = false;
 	e->error = 0;
-	e->lost = 0;
 	e->draining = 0;
 	for (u32 i = 0; i < e->n_units; i++) {
 		if (!e->units[i].used)
@@ -345,6 +344,17 @@ static void quiesced(struct vdisk_engine *e, struct vdisk_action *a, int error)
 		e->commit_wanted = true;
 }
 
+/* What was lost, by this commit or by one that nobody waited for, a flush is told, once. */
+static void answer_flushes(struct vdisk_engine *e)
+{
+	int lost = e->lost;
+
+	for (const struct vdisk_req *req = e->flushing.first; req; req = req->next)
+		if (req->op == VDISK_REQ_FLUSH)
+			e->lost = 0;
+	vdisk_engine_end_reqs(e, &e->flushing, lost);
+}
+
 static void finish_commit(struct vdisk_engine *e)
 {
 	for (u32 i = 0; i < e->n_units; i++)
@@ -356,7 +366,7 @@ static void finish_commit(struct vdisk_engine *e)
 			e->vd->format->committed(e->vd, &e->space);
 	}
 	WRITE_ONCE(e->state, VDISK_IDLE);
-	vdisk_engine_end_reqs(e, &e->flushing, e->lost);
+	answer_flushes(e);
 	move_all(&e->starved, &e->ready);
 	if (!e->vd->touch)
 		move_all(&e->gated, &e->ready);

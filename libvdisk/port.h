@@ -28,6 +28,7 @@
 #include <asm/barrier.h>
 
 #define UINT64_MAX U64_MAX
+#define INT64_MAX  S64_MAX
 
 static inline u16 get_be16(const void *p)
 {

@@ -71,16 +71,16 @@ int vdisk_qcow_read_snapshot(struct vdisk *vd, u64 at, struct qcow_snapshot *s,
 				     .name_length = get_be16(raw + S_NAME_SIZE),
 				     .seconds = get_be32(raw + S_SECONDS),
 				     .nanoseconds = get_be32(raw + S_NANOSECONDS),
-				     .state_size = get_be32(raw + S_STATE_SIZE),
-				     .disk_size = vd->info.virtual_size };
+				     .state_size = get_be32(raw + S_STATE_SIZE) };
 	if (extra > EXTRA_BYTES_MAX)
 		return bad_table(at + S_EXTRA_SIZE, extra, err);
 	s->id_offset = at + S_BYTES + extra;
 	s->name_offset = s->id_offset + s->id_length;
-	end = round_up_to(s->name_offset + s->name_length, 8);
+	end = s->name_offset + s->name_length;
 	if (end > vd->io.size || end - start > TABLE_BYTES_MAX)
 		return bad_table(at, end, err);
-	s->next = end;
+	s->end = end;
+	s->next = round_up_to(end, 8); /* the file may end before */
 	return read_extra(vd, at + S_BYTES, extra, s);
 }
 
@@ -96,8 +96,8 @@ int vdisk_qcow_find_snapshots_end(struct vdisk *vd, struct vdisk_error *err)
 		if (ret)
 			return ret;
 		at = s.next;
+		q->snapshots_end = s.end;
 	}
-	q->snapshots_end = at;
 	return 0;
 }
 
@@ -142,11 +142,21 @@ static int find(struct vdisk *vd, const char *text, bool by_name, struct qcow_sn
 	return -ENOENT;
 }
 
+/* Older entries do not tell how large the disk was: not larger than now, nor than the table. */
+static u64 size_of(const struct vdisk *vd, const struct qcow_snapshot *s)
+{
+	u64 most = (u64)s->l1_entries << (vd->qcow.cluster_bits + vd->qcow.l2_bits);
+
+	if (s->disk_size)
+		return round_down_to(s->disk_size, VDISK_SECTOR);
+	return vd->info.virtual_size < most ? vd->info.virtual_size : most;
+}
+
 /* Its L1 table becomes the one in use. */
 static int use_l1(struct vdisk *vd, const struct qcow_snapshot *s, struct vdisk_error *err)
 {
 	struct qcow *q = &vd->qcow;
-	u64 size = round_down_to(s->disk_size, VDISK_SECTOR), bytes = 8ULL * s->l1_entries, end;
+	u64 size = size_of(vd, s), bytes = 8ULL * s->l1_entries, end;
 	u64 entries = size ? ((size - 1) >> (q->cluster_bits + q->l2_bits)) + 1 : 0;
 
 	if (!size || s->l1_entries > L1_ENTRIES_MAX || entries > s->l1_entries ||

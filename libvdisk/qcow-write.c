@@ -122,9 +122,12 @@ static int link_place(struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u6
 		ret = find_entry(vd, unit, &at, answer);
 	else
 		at = vd->qcow.l1_offset + 8 * t->l1_index;
-	if (!ret)
-		*block = vdisk_block_of(vd->meta, at);
-	return ret;
+	if (ret)
+		return ret;
+	if (unit)
+		vd->qcow.alloc->entry = at;
+	*block = vdisk_block_of(vd->meta, at);
+	return 0;
 }
 
 int vdisk_qcow_place(struct vdisk *vd, enum vdisk_phase phase, const struct vdisk_unit *unit, u32 n,
@@ -183,14 +186,18 @@ static u64 covered_subclusters(const struct vdisk *vd, const struct vdisk_unit *
 	return bits;
 }
 
-/* The entry, and with subclusters its second word, of a unit that has been written. */
+/* The entry, and with subclusters its second word, of a unit that has been written. What a new
+ * place has not been given of the old one lies past the end of the file: zeros. */
 static void linked(struct vdisk *vd, const struct vdisk_unit *unit, u64 *value, u64 *bits)
 {
-	u64 covered = covered_subclusters(vd, unit);
+	u64 covered = covered_subclusters(vd, unit), past = 0;
 
-	if (unit->fresh)
+	if (unit->fresh) {
 		drop_old(vd, *value);
+		past = *bits & ~covered & (ALL_ZEROS >> QCOW_SUBCLUSTERS);
+	}
 	*value = unit->home | (vd->qcow.version == 1 ? 0 : QCOW_COPIED);
+	*bits = (*bits & ~past) | past << QCOW_SUBCLUSTERS;
 	*bits = (*bits | covered) & ~(covered << QCOW_SUBCLUSTERS);
 }
 
@@ -220,13 +227,9 @@ static bool change_l2(struct vdisk *vd, const struct vdisk_unit *unit, u8 *data)
 {
 	const struct qcow *q = &vd->qcow;
 	bool extended = q->entry_bytes == 16;
-	struct vdisk_map ignored;
-	u64 at, value, bits;
-	u8 *p;
+	u64 at = q->alloc->entry, value, bits;
+	u8 *p = data + (at - vdisk_block_of(vd->meta, at));
 
-	if (find_entry(vd, unit, &at, &ignored))
-		return false; /* cannot be: it was found a moment ago */
-	p = data + (at - vdisk_block_of(vd->meta, at));
 	value = load_be64(p);
 	bits = extended ? load_be64(p + 8) : 0;
 	if (unit->clear)

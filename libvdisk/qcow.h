@@ -61,12 +61,12 @@ int vdisk_qcow_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_
 struct qcow_snapshot {
 	u64 l1_offset;
 	u32 l1_entries;
-	u64 disk_size; /* bytes */
+	u64 disk_size; /* bytes; 0: not told */
 	u64 state_size;
 	u32 seconds, nanoseconds;
 	u64 id_offset, name_offset; /* in the file */
 	u32 id_length, name_length;
-	u64 next; /* where the next entry is */
+	u64 end, next; /* of this entry, and where the next one is */
 };
 
 /* Read the entry at `at`: the first one is at snapshots_offset. -EUCLEAN with err. */

@@ -23,7 +23,8 @@ static u64 whole_clusters(const struct vdisk *vd)
 	return vd->io.size >> vd->qcow.cluster_bits;
 }
 
-/* The free clusters from `cluster` on, as far as one metadata block or refcount block goes: *end. */
+/* The free clusters from `cluster` on, as far as one metadata block or refcount block goes: to
+ * *end. */
 static int look_at_counts(const struct vdisk *vd, u64 cluster, u64 *end, u64 *n,
 			  struct vdisk_map *answer)
 {
@@ -263,8 +264,7 @@ static int find_zero(struct vdisk *vd, u64 block, bool *found, struct vdisk_map 
 			continue;
 		*found = !is_held(q, c);
 		if (*found)
-			break;
-		a->again = true;
+			break; /* else the end of the commit says that there is something again */
 	}
 	pass_over(a, c - a->cursor);
 	return 0;

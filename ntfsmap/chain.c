@@ -22,7 +22,7 @@ struct search {
 
 static int check_loop(const struct image *root, const struct image *parent)
 {
-	for (const struct image *i = root; i; i = i->parent)
+	for (const struct image *i = root; i; i = image_next(root, i))
 		if (image_same(i, parent))
 			return fail(REFUSED, "%s: its chain of parents comes back to %s",
 				    root->name, i->name);
@@ -39,11 +39,11 @@ static bool is_stale(const struct image *child, const struct image *parent)
 	return known && modified && llabs(known + YEAR_2000 - modified) > TOLERANCE;
 }
 
-/* Is this the parent? Its unique id has to be the one that the child names. */
+/* Is this the parent? Where the child names a unique id, it has to be that. */
 static int join(struct image *child, struct image *parent, const char *format)
 {
 	struct vdisk_error err = { 0 };
-	int code = image_probe(parent, format), ret;
+	int code = image_probe(parent, format, NULL), ret;
 	char words[512];
 
 	if (code)
@@ -78,14 +78,17 @@ static int adopt(struct image *root, struct image *child, struct image *parent, 
 
 static int open_named(struct image *root, struct image *child, const char *spec)
 {
+	struct vdisk_locator *l = must_alloc(sizeof(*l));
+	bool said = !vdisk_parent_locator(child->vd, 0, l);
 	struct image parent;
 	int code = image_open(spec, &parent);
 
-	if (code)
-		return code;
-	code = adopt(root, child, &parent, NULL);
-	if (code)
-		image_close(&parent);
+	if (!code) {
+		code = adopt(root, child, &parent, said ? l->format : NULL);
+		if (code)
+			image_close(&parent);
+	}
+	free(l);
 	return code;
 }
 
@@ -148,11 +151,16 @@ static int open_beside(const struct image *child, const char *path, struct image
 	return image_open(path, parent);
 }
 
+/* Where the locator says the other file is; NULL when it leaves the volume. */
+static char *place_of(const struct image *child, const struct vdisk_locator *l)
+{
+	return child->file ? path_beside(child->file->path, l) : file_beside(child->src.device, l);
+}
+
 static bool try_locator(struct search *s, const struct vdisk_locator *l)
 {
 	const struct image *child = s->child;
-	char *path =
-		child->file ? path_beside(child->file->path, l) : file_beside(child->src.device, l);
+	char *path = place_of(child, l);
 	struct image parent;
 	int code;
 
@@ -168,7 +176,7 @@ static bool try_locator(struct search *s, const struct vdisk_locator *l)
 		note_tried(s, path);
 	} else {
 		if (!code) {
-			code = adopt(s->root, s->child, &parent, NULL);
+			code = adopt(s->root, s->child, &parent, l->format);
 			if (code)
 				image_close(&parent);
 		}
@@ -195,20 +203,85 @@ static int open_located(struct image *root, struct image *child)
 	}
 	if (found)
 		code = DONE;
+	else if (ret == -EOPNOTSUPP)
+		code = fail(
+			REFUSED,
+			"%s: its backing file is said to be of the format \"%s\", which is not "
+			"supported: convert that, and `qemu-img rebase -u` a copy to the result",
+			child->name, vdisk_info(child->vd)->backing_format);
 	else if (ret && ret != -ENOENT)
 		code = fail_errno(-ret, "%s: cannot read where its parent is", child->name);
 	else if (s.why)
 		code = fail(s.code, "%s: its parent cannot be used: %s", child->name, s.why);
 	else
 		code = fail(NOT_FOUND,
-			    "%s is a differencing image, and its parent was not found (%s%s): "
-			    "--parent SOURCE names it",
+			    "%s: its parent was not found (%s%s): --parent SOURCE names it",
 			    child->name,
 			    *s.tried ? "looked for " : "it names none that could be here", s.tried);
 	free(s.tried);
 	free(s.why);
 	free(l);
 	return code;
+}
+
+/* ---- the data file ---- */
+
+/* Takes data over on DONE. It is raw, whatever is in it. */
+static int adopt_data(struct image *root, struct image *img, struct image *data)
+{
+	struct vdisk_error err = { 0 };
+	int code = check_loop(root, data), ret;
+
+	if (!code)
+		code = image_probe(data, "raw", NULL);
+	if (code)
+		return code;
+	ret = vdisk_set_data(img->vd, &data->io, &err);
+	if (ret)
+		return image_fail(img, -ret, &err);
+	img->data = must_alloc(sizeof(*img->data));
+	*img->data = *data;
+	return DONE;
+}
+
+static int open_data_at(struct image *root, struct image *img, const char *path)
+{
+	struct image data;
+	int code = open_beside(img, path, &data);
+
+	if (code == NOT_FOUND)
+		return fail(NOT_FOUND, "%s keeps its data in another file, and %s is not there",
+			    img->name, path);
+	if (code)
+		return code;
+	code = adopt_data(root, img, &data);
+	if (code)
+		image_close(&data);
+	return code;
+}
+
+static int open_data(struct image *root, struct image *img)
+{
+	struct vdisk_locator *l = must_alloc(sizeof(*l));
+	int code, ret = vdisk_data_locator(img->vd, l);
+	char *path = NULL;
+
+	if (!ret && img->src.kind != SOURCE_DEVICE)
+		path = place_of(img, l);
+	if (path)
+		code = open_data_at(root, img, path);
+	else
+		code = fail(NOT_FOUND,
+			    "%s keeps its data in another file, and names none that could be here",
+			    img->name);
+	free(path);
+	free(l);
+	return code;
+}
+
+static bool needs_data(const struct image *img)
+{
+	return vdisk_info(img->vd)->needs_data && !img->data;
 }
 
 static bool needs_parent(const struct image *img)
@@ -221,11 +294,15 @@ int chain_open(struct image *img, const char *spec)
 	unsigned int length = 1;
 
 	if (spec && !vdisk_info(img->vd)->needs_parent)
-		return fail(USAGE, "%s has no parent: --parent is for differencing images",
+		return fail(USAGE, "%s has no parent: --parent is for images that have one",
 			    img->name);
-	for (struct image *i = img; needs_parent(i); i = i->parent, length++) {
-		int code;
+	for (struct image *i = img; i; i = i->parent, length++) {
+		int code = needs_data(i) ? open_data(img, i) : DONE;
 
+		if (code)
+			return code;
+		if (!needs_parent(i))
+			continue;
 		if (length == VDISK_CHAIN_MAX)
 			return fail(REFUSED, "%s: a chain has at most %d images", img->name,
 				    VDISK_CHAIN_MAX);
@@ -237,19 +314,39 @@ int chain_open(struct image *img, const char *spec)
 	return DONE;
 }
 
-/* The device that the live table of d has for a parent. */
+/* ---- by the live tables ---- */
+
 static const struct dm_device *live_parent(const struct dm_device *d, const struct dm_devices *all)
 {
-	const struct dm_device *found = NULL;
-	struct plan plan;
-	dev_t dev;
+	dev_t dev = dm_parts_of(d).parent;
 
-	if (!dm_plan_of(d, &plan))
-		return NULL;
-	if (plan.parent && dm_parse_device(plan.parent, &dev))
-		found = dm_find(all, dev);
-	plan_free(&plan);
-	return found;
+	return dev ? dm_find(all, dev) : NULL;
+}
+
+const struct dm_device *chain_data_device(const struct dm_device *d, const struct dm_devices *all)
+{
+	dev_t dev = d ? dm_parts_of(d).data : 0;
+
+	return dev ? dm_find(all, dev) : NULL;
+}
+
+static int open_live_data(struct image *root, struct image *img, const struct dm_device *device)
+{
+	struct image data;
+	struct mapping m;
+	int code;
+
+	if (!device || !mapping_of(device, &m))
+		return fail(REFUSED, "%s: its data file in the live table is none of ours",
+			    img->name);
+	code = mapping_open_image(&m, &data);
+	if (!code) {
+		code = adopt_data(root, img, &data);
+		if (code)
+			image_close(&data);
+	}
+	mapping_free(&m);
+	return code;
 }
 
 static int open_base(struct image *root, struct image *child, const struct dm_device *base)
@@ -281,9 +378,13 @@ const struct dm_device *chain_device(const struct dm_device *d, const struct dm_
 
 int chain_open_live(struct image *img, const struct dm_device *d, const struct dm_devices *all)
 {
-	for (struct image *i = img; needs_parent(i); i = i->parent) {
-		int code;
+	for (struct image *i = img; i; i = i->parent) {
+		int code = needs_data(i) ? open_live_data(img, i, chain_data_device(d, all)) : DONE;
 
+		if (code)
+			return code;
+		if (!needs_parent(i))
+			continue;
 		d = live_parent(d, all);
 		code = open_base(img, i, d);
 		if (code)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The parents of a differencing image. */
+/* The parents of an image, and the files that their data are in. */
 #ifndef NTFSMAP_CHAIN_H
 #define NTFSMAP_CHAIN_H
 
@@ -7,10 +7,11 @@
 #include "image.h"
 
 /*
- * Find and open the parents of an image, after image_probe(): img->parent, its parent, and so on.
- * Locators are looked up on the same volume, relative to the child's folder or from the volume's
- * root, without regard to case; a plain file's in its folder. spec (may be NULL) is a SOURCE that
- * names the first parent instead. Nothing to do for an image that needs none.
+ * Find and open the parents of an image, after image_probe(): img->parent, its parent, and so on;
+ * and the data file of each that has one, img->data. Locators are looked up on the same volume,
+ * relative to the child's folder or from the volume's root, without regard to case; a plain file's
+ * in its folder. spec (may be NULL) is a SOURCE that names the first parent instead. Nothing to do
+ * for an image that needs none.
  */
 int chain_open(struct image *img, const char *spec);
 
@@ -20,5 +21,8 @@ int chain_open_live(struct image *img, const struct dm_device *d, const struct d
 /* The device below d in its chain, 0: itself, 1: its parent, …; NULL past its end. */
 const struct dm_device *chain_device(const struct dm_device *d, const struct dm_devices *all,
 				     size_t depth);
+
+/* The device of its data file; NULL: it has none. d may be NULL. */
+const struct dm_device *chain_data_device(const struct dm_device *d, const struct dm_devices *all);
 
 #endif

@@ -45,6 +45,15 @@ static char *device_number(const char *word)
 	return text("%u:%u", major(dev), minor(dev));
 }
 
+/* The word of a feature that names a device; twice is once too often. */
+static bool next_device(char **rest, char **device)
+{
+	if (*device)
+		return false;
+	*device = device_number(strsep(rest, " "));
+	return *device;
+}
+
 static bool next_number(char **rest, uint64_t *value)
 {
 	char *word = strsep(rest, " "), *end;
@@ -73,9 +82,16 @@ static bool take_features(char **rest, struct plan *plan)
 			if (!n-- || !next_number(rest, &plan->file_bytes))
 				return false;
 		} else if (!strcmp(word, "parent")) {
-			if (!n-- || plan->parent ||
-			    !(plan->parent = device_number(strsep(rest, " "))))
+			if (!n-- || !next_device(rest, &plan->parent))
 				return false;
+		} else if (!strcmp(word, "data")) {
+			if (!n-- || !next_device(rest, &plan->data))
+				return false;
+		} else if (!strcmp(word, "snapshot")) {
+			word = strsep(rest, " ");
+			if (!n-- || plan->snapshot || !word)
+				return false;
+			plan->snapshot = text_copy(word);
 		}
 	}
 	return true;
@@ -174,4 +190,19 @@ bool dm_plan_of(const struct dm_device *d, struct plan *plan)
 	if (!ok)
 		plan_free(plan);
 	return ok;
+}
+
+struct dm_parts dm_parts_of(const struct dm_device *d)
+{
+	struct dm_parts parts = { 0 };
+	struct plan plan;
+
+	if (!dm_plan_of(d, &plan))
+		return parts;
+	if (plan.parent && !dm_parse_device(plan.parent, &parts.parent))
+		parts.parent = 0;
+	if (plan.data && !dm_parse_device(plan.data, &parts.data))
+		parts.data = 0;
+	plan_free(&plan);
+	return parts;
 }

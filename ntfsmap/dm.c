@@ -262,6 +262,11 @@ bool dm_is_base(const struct dm_device *d)
 	return !strncmp(d->uuid, DM_BASE, strlen(DM_BASE));
 }
 
+bool dm_is_part(const struct dm_device *d)
+{
+	return dm_is_base(d) || !strncmp(d->uuid, DM_DATA, strlen(DM_DATA));
+}
+
 const struct dm_device *dm_find(const struct dm_devices *all, dev_t dev)
 {
 	for (size_t i = 0; i < all->n; i++)

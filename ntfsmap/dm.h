@@ -10,7 +10,8 @@
 #include "plan.h"
 
 #define DM_OURS	    "NTFSMAP-"	    /* every UUID of ours begins so */
-#define DM_BASE	    DM_OURS "BASE-" /* of the parents of an open image */
+#define DM_BASE	    DM_OURS "BASE-" /* of the parents of an open image, and their data files */
+#define DM_DATA	    DM_OURS "DATA-" /* of the data file of an open image */
 #define DM_NAME_MAX 60		    /* bytes of a name; it is a part of the UUID, which holds 128 */
 
 struct dm_line {
@@ -50,6 +51,8 @@ void dm_devices_free(struct dm_devices *all);
 
 /* Is it the device of a parent? */
 bool dm_is_base(const struct dm_device *d);
+/* Is it one that is there for another only: of a parent or of a data file? */
+bool dm_is_part(const struct dm_device *d);
 /* The device with that number, or NULL. */
 const struct dm_device *dm_find(const struct dm_devices *all, dev_t dev);
 
@@ -60,6 +63,11 @@ bool dm_plan_of(const struct dm_device *d, struct plan *plan);
 /* The device and first sector of a linear line (or a stripe of one); false for other targets. */
 bool dm_linear_line(const struct dm_line *line, dev_t *dev, uint64_t *offset);
 bool dm_is_vdisk(const struct dm_device *d);
+/* The devices that the table names beside that of the file, 0: none. */
+struct dm_parts {
+	dev_t parent, data;
+};
+struct dm_parts dm_parts_of(const struct dm_device *d);
 /* A line of the target vdisk; false for other targets. plan is the caller's to free. */
 bool dm_vdisk_line(const struct dm_line *line, struct plan *plan);
 /* "8:3" or a path; false for what is no block device. */

@@ -215,17 +215,91 @@ static int refuse_volume(const struct image *img)
 		img->name, img->name);
 }
 
-int image_probe(struct image *img, const char *format)
+static char *list_snapshots(struct vdisk *vd)
 {
+	struct vdisk_snapshot *s = must_alloc(sizeof(*s));
+	char *list = text_copy("");
+
+	for (unsigned int n = 0; !vdisk_get_snapshot(vd, n, s); n++) {
+		char *longer = text("%s%s%s (\"%s\")", list, n ? ", " : "", s->id, s->name);
+
+		free(list);
+		list = longer;
+	}
+	free(s);
+	return list;
+}
+
+/* No snapshot was opened, as there is none of that name. */
+static int fail_snapshot(struct image *img, const char *format, const char *name)
+{
+	struct vdisk_error err = { 0 };
+	int ret = img->vd ? 0
+			  : vdisk_open(&img->io, &(struct vdisk_options){ .format = format },
+				       &img->vd, &err);
+	char *list;
+	int code;
+
+	if (ret)
+		return image_fail(img, -ret, &err);
+	if (strcmp(vdisk_info(img->vd)->format, "qcow2"))
+		return fail(USAGE, "%s is a %s image: only a qcow2 has snapshots in it", img->name,
+			    vdisk_info(img->vd)->format);
+	list = list_snapshots(img->vd);
+	code = fail(NOT_FOUND, "%s has no snapshot \"%s\"; it has %s", img->name, name,
+		    *list ? list : "none at all");
+	free(list);
+	return code;
+}
+
+/* A table calls it by its id, as names may be anything. The library has found it by the same
+ * rule. */
+static void learn_snapshot(struct image *img, const char *name)
+{
+	struct vdisk_snapshot *s = must_alloc(sizeof(*s));
+	int ret = 0;
+
+	for (unsigned int n = 0; !ret && !img->snapshot; n++) {
+		ret = vdisk_get_snapshot(img->vd, n, s);
+		if (!ret && !strcmp(s->id, name))
+			img->snapshot = text_copy(s->id);
+	}
+	ret = 0;
+	for (unsigned int n = 0; !ret && !img->snapshot; n++) {
+		ret = vdisk_get_snapshot(img->vd, n, s);
+		if (!ret && !strcmp(s->name, name))
+			img->snapshot = text_copy(s->id);
+	}
+	free(s);
+}
+
+int image_probe(struct image *img, const char *format, const char *snapshot)
+{
+	struct vdisk_options options = { .format = format, .snapshot = snapshot };
 	struct vdisk_error err = { 0 };
 	int ret;
 
 	if (!format && !img->file && blk_is_ntfs(img->src.device))
 		return refuse_volume(img);
-	ret = vdisk_open(&img->io, &(struct vdisk_options){ .format = format }, &img->vd, &err);
+	ret = vdisk_open(&img->io, &options, &img->vd, &err);
+	if (snapshot && (ret == -ENOENT || (!ret && !vdisk_info(img->vd)->snapshot)))
+		return fail_snapshot(img, format, snapshot);
 	if (ret)
 		return image_fail(img, -ret, &err);
+	if (snapshot)
+		learn_snapshot(img, snapshot);
 	return format ? DONE : check_promise(img);
+}
+
+struct image *image_next(const struct image *root, const struct image *img)
+{
+	for (const struct image *i = root; i; i = i->parent) {
+		if (img == i)
+			return i->data ? i->data : i->parent;
+		if (img == i->data)
+			return i->parent;
+	}
+	return NULL;
 }
 
 bool image_same(const struct image *a, const struct image *b)
@@ -245,6 +319,10 @@ void image_close(struct image *img)
 	if (img->parent)
 		image_close(img->parent);
 	free(img->parent);
+	if (img->data)
+		image_close(img->data);
+	free(img->data);
+	free(img->snapshot);
 	plan_free(&img->plan);
 	users_free(&img->users);
 	vdisk_extents_free(&img->whole);

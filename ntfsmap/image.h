@@ -23,7 +23,9 @@ struct image {
 	struct users users;	    /* after safety_look(): who else uses the file's place */
 	/* a differencing image, after chain_open(); owned */
 	struct image *parent;
-	bool stale; /* the parent's file was modified after this image was made */
+	bool stale;	    /* the parent's file was modified after this image was made */
+	struct image *data; /* the data file of a qcow2, a raw image; after chain_open(); owned */
+	char *snapshot;	    /* the id of the one that is open, or NULL */
 	/* for tables */
 	char *device;	  /* how one names where the extents are */
 	int loop;	  /* keeps a loop device that open made until device-mapper has it */
@@ -43,8 +45,13 @@ int image_open_record(const char *device, uint64_t record, uint16_t sequence, ui
 		      struct image *img);
 
 /* Open the image in the file. format NULL: what it looks like; a name that promises a format which
- * the contents are not is an error then. */
-int image_probe(struct image *img, const char *format);
+ * the contents are not is an error then. snapshot: the id or name of the internal snapshot to open
+ * instead, or NULL. */
+int image_probe(struct image *img, const char *format, const char *snapshot);
+
+/* The files of a chain one after the other: root, its data file, its parent, the parent's data
+ * file, and so on. NULL: there are no more. */
+struct image *image_next(const struct image *root, const struct image *img);
 
 /* Where the file lies, in sectors. */
 const struct vdisk_extents *image_extents(const struct image *img);
@@ -62,7 +69,7 @@ bool image_same(const struct image *a, const struct image *b);
 /* fail() for what libvdisk returned (a positive errno) about the image. */
 int image_fail(const struct image *img, int error, const struct vdisk_error *err);
 
-/* The parents too. */
+/* The parents and data files too. */
 void image_close(struct image *img);
 
 #endif

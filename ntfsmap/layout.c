@@ -4,6 +4,21 @@
 #include "layout.h"
 #include "msg.h"
 
+/* A data file may end before its last cluster does: zeros follow. */
+static void place_data(const struct image *img, const struct vdisk_map *m, struct place *p)
+{
+	const struct image *file = img->data ? img->data : img;
+	uint64_t left = m->offset < file->io.size ? file->io.size - m->offset : 0;
+
+	if (img->data && !left)
+		return;
+	p->img = file;
+	p->offset = m->offset;
+	p->compressed = m->kind == VDISK_COMPRESSED;
+	if (img->data && p->length > left)
+		p->length = (left + VDISK_SECTOR - 1) / VDISK_SECTOR * VDISK_SECTOR;
+}
+
 int layout_place(struct image *img, uint64_t at, uint64_t length, struct place *p)
 {
 	*p = (struct place){ .length = length };
@@ -13,23 +28,23 @@ int layout_place(struct image *img, uint64_t at, uint64_t length, struct place *
 		int ret;
 
 		if (at >= size)
-			return 0; /* a parent that is shorter than its child */
+			break; /* a parent that is shorter than its child, which answers with zeros */
 		if (p->length > size - at)
 			p->length = size - at;
 		ret = vdisk_map(img->vd, at, p->length, &m);
 		if (ret)
 			return ret;
 		p->length = m.length;
-		if (m.kind == VDISK_DATA) {
-			p->img = img;
-			p->offset = m.offset;
-			return 0;
-		}
+		if (m.kind == VDISK_DATA || m.kind == VDISK_SHARED || m.kind == VDISK_COMPRESSED)
+			place_data(img, &m, p);
 		if (m.kind != VDISK_PARENT)
 			return 0;
 		p->depth++;
 	}
-	return -EINVAL; /* the parent was not opened */
+	if (!img)
+		return -EINVAL; /* the parent was not opened */
+	p->depth--;
+	return 0;
 }
 
 bool layout_needs_vdisk(const struct image *img)
@@ -72,6 +87,39 @@ static int add_file(struct plan *plan, const struct image *img, uint64_t sector,
 	return ret;
 }
 
+static int fail_layout(const struct image *img, int ret)
+{
+	if (ret == -E2BIG)
+		return fail(REFUSED, "%s: its chain of images is too long", img->name);
+	if (ret == -EUCLEAN)
+		return fail(DAMAGED,
+			    "%s: an entry of its tables points where no data can be: `ntfsmap "
+			    "check` names it, and a copy saves what can be read",
+			    img->name);
+	return fail_errno(-ret, "%s: cannot lay out the table", img->name);
+}
+
+/* What no line can be made for. */
+static int refuse_place(const struct place *p, uint64_t at)
+{
+	if (p->compressed)
+		return fail(REFUSED,
+			    "%s: byte %llu of the disk is in a compressed cluster (at byte %llu of "
+			    "the file), which only the target vdisk can unpack; or convert a copy: "
+			    "qemu-img convert -O qcow2",
+			    p->img->name, (unsigned long long)at, (unsigned long long)p->offset);
+	return fail(REFUSED,
+		    "%s: it ends at byte %llu, inside a sector of the disk, and a table has no "
+		    "place for that boundary (ntfsmap cat reads it right)",
+		    p->img->name, (unsigned long long)p->img->io.size);
+}
+
+static bool has_line(const struct place *p)
+{
+	return !p->img || (!p->compressed && p->offset <= p->img->io.size &&
+			   p->length <= p->img->io.size - p->offset);
+}
+
 /* Lines of linear and zero for the whole disk. */
 static int add_disk(struct plan *plan, struct image *img)
 {
@@ -82,14 +130,16 @@ static int add_disk(struct plan *plan, struct image *img)
 	for (uint64_t at = 0; at < size && !ret; at += p.length) {
 		ret = layout_place(img, at, size - at, &p);
 		if (ret)
-			return ret;
+			break;
+		if (!has_line(&p))
+			return refuse_place(&p, at);
 		if (p.img)
 			ret = add_file(plan, p.img, p.offset / VDISK_SECTOR,
 				       p.length / VDISK_SECTOR);
 		else
 			ret = plan_add(plan, NULL, 0, p.length / VDISK_SECTOR);
 	}
-	return ret;
+	return ret ? fail_layout(img, ret) : DONE;
 }
 
 static int refuse_alignment(const struct image *img, uint32_t block, const char *what,
@@ -108,7 +158,7 @@ static int check_lines(const struct image *img, const struct plan *plan)
 	const struct vdisk_extent *line;
 	uint32_t block = 0;
 
-	for (const struct image *i = img; i; i = i->parent)
+	for (const struct image *i = img; i; i = image_next(img, i))
 		if (i->logical_block > block)
 			block = i->logical_block;
 	line = plan_misaligned(plan, block);
@@ -119,23 +169,25 @@ static int check_lines(const struct image *img, const struct plan *plan)
 				plan_sector_of(line->device) * 512);
 }
 
-static int fail_layout(const struct image *img, int ret)
-{
-	if (ret == -E2BIG)
-		return fail(REFUSED, "%s: its chain of images is too long", img->name);
-	if (ret == -EUCLEAN)
-		return fail(DAMAGED,
-			    "%s: an entry of its tables points where no data can be: `ntfsmap "
-			    "check` names it, and a copy saves what can be read",
-			    img->name);
-	return fail_errno(-ret, "%s: cannot lay out the table", img->name);
-}
-
 static int plan_stock(struct image *img, struct plan *plan)
 {
-	int ret = add_disk(plan, img);
+	int code = add_disk(plan, img);
 
-	return ret ? fail_layout(img, ret) : check_lines(img, plan);
+	return code ? code : check_lines(img, plan);
+}
+
+/* Clusters of a qcow2 begin on multiples of their size. */
+static int check_clusters(const struct image *img, uint32_t block)
+{
+	const struct vdisk_info *info = vdisk_info(img->vd);
+	uint32_t unit = info->subcluster_size ? info->subcluster_size : info->block_size;
+
+	if (unit >= block)
+		return DONE;
+	return fail(REFUSED,
+		    "%s: %s has logical blocks of %u bytes, and the image has %sclusters of %u: "
+		    "convert a copy (qemu-img convert -O qcow2 -o cluster_size=64k)",
+		    img->name, img->where.path, block, info->subcluster_size ? "sub" : "", unit);
 }
 
 /* On a disk of large blocks the image's own units must begin on them. The target looks at every
@@ -146,11 +198,15 @@ static int check_units(struct image *img)
 	uint64_t size = vdisk_info(img->vd)->virtual_size;
 	struct vdisk_map m;
 
+	if (vdisk_info(img->vd)->refcount_bits && check_clusters(img, block))
+		return REFUSED;
 	if (size % block)
 		return fail(REFUSED,
 			    "%s: %s has logical blocks of %u bytes, and the disk's %llu bytes do "
 			    "not fill them: only a loop device or a copy can help",
 			    img->name, img->where.path, block, (unsigned long long)size);
+	if (vdisk_info(img->vd)->refcount_bits)
+		return DONE;
 	for (uint64_t at = 0; block > VDISK_SECTOR && at < size; at += m.length) {
 		int ret = vdisk_map(img->vd, at, size - at, &m);
 
@@ -188,6 +244,22 @@ static int check_whole(const struct image *img)
 	return DONE;
 }
 
+/* The target takes no data file that is too short for a raw disk. */
+static int check_data(const struct image *img)
+{
+	const struct vdisk_info *info = vdisk_info(img->vd);
+
+	if (!img->data || !info->data_raw ||
+	    img->data->io.size / VDISK_SECTOR >= info->virtual_size / VDISK_SECTOR)
+		return DONE;
+	return fail(
+		REFUSED,
+		"%s: its data file %s has %llu bytes, less than the disk's %llu: make it longer "
+		"on a mounted volume (truncate -s %llu); `open --static` reads it as it is",
+		img->name, img->data->name, (unsigned long long)img->data->io.size,
+		(unsigned long long)info->virtual_size, (unsigned long long)info->virtual_size);
+}
+
 /* The file's own extents, up to the end of the block in which the file ends. */
 static int add_extents(struct plan *plan, const struct image *img)
 {
@@ -208,15 +280,20 @@ static int add_extents(struct plan *plan, const struct image *img)
 static int plan_vdisk(struct image *img, struct plan *plan)
 {
 	const struct vdisk_info *info = vdisk_info(img->vd);
+	size_t coming = info->needs_data ? 4 : 2; /* words for a parent, and the data file */
 	int code = check_whole(img);
 	int ret;
 
+	if (!code)
+		code = check_data(img);
 	if (code)
 		return code;
 	ret = add_extents(plan, img);
 	if (ret)
 		return fail_layout(img, ret);
 	plan->format = text_copy(info->format);
+	if (img->snapshot)
+		plan->snapshot = text_copy(img->snapshot);
 	plan->sectors = info->virtual_size / VDISK_SECTOR;
 	plan->file_bytes = img->io.size < plan->lines.sectors * VDISK_SECTOR
 				   ? img->io.size
@@ -224,7 +301,7 @@ static int plan_vdisk(struct image *img, struct plan *plan)
 	code = check_lines(img, plan);
 	if (!code)
 		code = check_units(img);
-	if (!code && plan_words(plan) > PLAN_MAX_WORDS - 2) /* a parent may come yet */
+	if (!code && plan_words(plan) > PLAN_MAX_WORDS - coming)
 		code = fail(REFUSED,
 			    "%s is in %zu pieces, and device-mapper takes a table of %d arguments "
 			    "at most: let Windows defragment the file, or use `open --static`",
@@ -245,7 +322,8 @@ int layout_chain(struct image *img, bool readonly, bool as_static)
 {
 	int code = layout_plan(img, readonly, as_static);
 
-	for (struct image *i = img->parent; i && !as_static && !code; i = i->parent)
-		code = layout_plan(i, true, false);
+	for (struct image *i = image_next(img, img); i && !as_static && !code;
+	     i = image_next(img, i))
+		code = layout_plan(i, readonly || i != img->data, false);
 	return code;
 }

@@ -18,7 +18,8 @@ enum long_only {
 	OPT_DEBUG,
 	OPT_STATIC,
 	OPT_PARENT,
-	OPT_REPAIR
+	OPT_REPAIR,
+	OPT_SNAPSHOT
 };
 
 struct option_help {
@@ -30,10 +31,12 @@ struct option_help {
 static const struct option_help option_helps[] = {
 	{ 'r', "readonly", "  -r, --readonly      map or check for reading only: less is refused" },
 	{ 'f', "format",
-	  "  -f, --format FMT    raw or vhd, instead of what the contents look like" },
+	  "  -f, --format FMT    raw, vhd, qcow or qcow2, instead of what the contents look like" },
 	{ 'a', "allow",
 	  "      --allow=WORD    lift one refusal, named by the message (ntfsmap(8), SAFETY)" },
-	{ 'p', "parent", "      --parent SRC    the parent of a differencing image is there" },
+	{ 'p', "parent", "      --parent SRC    the image's parent (its backing file) is there" },
+	{ 'n', "snapshot",
+	  "      --snapshot=ID   read-only, a snapshot in a qcow2, by its id or name" },
 	{ 's', "static",
 	  "      --static        read-only, of the targets linear and zero: needs no module" },
 	{ 'c', "concise",
@@ -47,21 +50,21 @@ static const struct option_help option_helps[] = {
 
 const struct verb verbs[] = {
 	{ "table", verb_table, 1, 2, "[--concise NAME] SOURCE",
-	  "print the device-mapper table (this is what `ntfsmap SOURCE` does)", "rfacps" },
+	  "print the device-mapper table (this is what `ntfsmap SOURCE` does)", "rfacpsn" },
 	{ "open", verb_open, 2, 2, "SOURCE NAME", "make the block device /dev/mapper/NAME",
-	  "rfatps" },
+	  "rfatpsn" },
 	{ "close", verb_close, 1, -1, "NAME...", "remove devices made by open", "d" },
 	{ "reload", verb_reload, 1, 1, "NAME", "follow a file that Windows extended or moved",
 	  "a" },
 	{ "list", verb_list, 0, 0, "", "show what is open", "j" },
 	{ "status", verb_status, 1, 1, "NAME", "show one open device", "j" },
-	{ "info", verb_info, 1, 1, "SOURCE", "show format, sizes, parents", "fjp" },
-	{ "map", verb_map, 1, 1, "SOURCE", "show the extents, as qemu-img map does", "fjp" },
-	{ "cat", verb_cat, 1, 1, "SOURCE", "write the disk's contents to standard output", "fp" },
+	{ "info", verb_info, 1, 1, "SOURCE", "show format, sizes, parents, snapshots", "fjpn" },
+	{ "map", verb_map, 1, 1, "SOURCE", "show the extents, as qemu-img map does", "fjpn" },
+	{ "cat", verb_cat, 1, 1, "SOURCE", "write the disk's contents to standard output", "fpn" },
 	{ "check", verb_check, 1, 1, "SOURCE", "show every safety fact of volume, file and image",
-	  "rfajpR" },
+	  "rfajpnR" },
 	{ "reserve", verb_reserve, 2, 2, "SOURCE SIZE",
-	  "make room inside a dynamic VHD on a mounted file system", "" },
+	  "make room inside a dynamic VHD or qcow2 on a mounted file system", "" },
 	{ "verify", verb_verify, 1, 1, "NAME", "compare an open device with the disk as it is now",
 	  "j" },
 	{ "host", verb_host, 2, 2, "DEVICE NAME",
@@ -75,6 +78,7 @@ static const struct option long_options[] = {
 	{ "allow", required_argument, NULL, OPT_ALLOW },
 	{ "json", no_argument, NULL, OPT_JSON },
 	{ "parent", required_argument, NULL, OPT_PARENT },
+	{ "snapshot", required_argument, NULL, OPT_SNAPSHOT },
 	{ "static", no_argument, NULL, OPT_STATIC },
 	{ "repair", optional_argument, NULL, OPT_REPAIR },
 	{ "concise", no_argument, NULL, OPT_CONCISE },
@@ -151,12 +155,16 @@ static int add_allowed(struct request *req, const char *word)
 
 static int set_format(struct request *req, const char *format)
 {
+	static const char *const formats[] = { "raw", "vhd", "qcow", "qcow2" };
+
 	if (!strcmp(format, "vpc")) /* qemu's name for it */
 		format = "vhd";
-	if (strcmp(format, "raw") && strcmp(format, "vhd"))
-		return fail(USAGE, "--format %s: the formats are raw and vhd", format);
-	req->format = format;
-	return DONE;
+	for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++)
+		if (!strcmp(format, formats[i])) {
+			req->format = format;
+			return DONE;
+		}
+	return fail(USAGE, "--format %s: the formats are raw, vhd, qcow and qcow2", format);
 }
 
 static int set_repair(struct options *opt, const char *word)
@@ -193,6 +201,11 @@ static int take_option(struct command *c, int key)
 	case OPT_REPAIR:
 		use(c, 'R');
 		return set_repair(&c->opt, optarg);
+	case OPT_SNAPSHOT:
+		c->opt.req.snapshot = optarg;
+		c->opt.req.readonly = true;
+		use(c, 'n');
+		return DONE;
 	case OPT_STATIC:
 		c->opt.req.as_static = c->opt.req.readonly = true;
 		use(c, 's');

@@ -29,10 +29,12 @@ static void lower(char *s)
 		*s = (char)tolower((unsigned char)*s);
 }
 
-char *mapping_uuid(const struct image *img, const char *name, bool base)
+char *mapping_uuid(const struct image *img, const char *name, enum mapping_role role)
 {
-	const char *ours = base ? DM_BASE : DM_OURS;
-	char *format = text_copy(vdisk_info(img->vd)->format);
+	static const char *const ours_of[] = { DM_OURS, DM_BASE, DM_DATA };
+	const char *ours = ours_of[role];
+	bool frozen = img->snapshot && !img->plan.format;
+	char *format = text("%s%s", vdisk_info(img->vd)->format, frozen ? "s" : "");
 	char *file = image_id(img);
 	char *uuid;
 
@@ -59,8 +61,11 @@ static bool parse_uuid(const char *uuid, struct mapping *m)
 	int n = 0;
 
 	m->base = !strncmp(uuid, DM_BASE, strlen(DM_BASE));
+	m->data = !strncmp(uuid, DM_DATA, strlen(DM_DATA));
 	if (m->base)
 		uuid += strlen(DM_BASE);
+	else if (m->data)
+		uuid += strlen(DM_DATA);
 	else if (!strncmp(uuid, DM_OURS, strlen(DM_OURS)))
 		uuid += strlen(DM_OURS);
 	else
@@ -68,6 +73,9 @@ static bool parse_uuid(const char *uuid, struct mapping *m)
 	if (sscanf(uuid, "%7[A-Z0-9]-%n", m->format, &n) != 1 || !n)
 		return false;
 	lower(m->format);
+	m->frozen = !strcmp(m->format, "qcow2s");
+	if (m->frozen)
+		m->format[strlen("qcow2")] = '\0';
 	rest = uuid + n;
 	if (!strcmp(m->format, "host")) {
 		m->kind = MAPPING_HOST;
@@ -85,19 +93,19 @@ static bool parse_uuid(const char *uuid, struct mapping *m)
 	return true;
 }
 
-/* The first device that the table names, and whether there are more. */
-static dev_t table_device(const struct dm_device *d, bool *several)
+/* What the table says: the first device, whether there are more, the snapshot. */
+static void read_table(const struct dm_device *d, struct mapping *m)
 {
 	struct plan plan;
-	dev_t dev = 0;
 
 	if (!dm_plan_of(d, &plan))
-		return 0;
-	if (!plan.n_devices || !dm_parse_device(plan.devices[0], &dev))
-		dev = 0;
-	*several = plan.n_devices > 1;
+		return;
+	if (!plan.n_devices || !dm_parse_device(plan.devices[0], &m->table_dev))
+		m->table_dev = 0;
+	m->several = plan.n_devices > 1;
+	if (plan.snapshot)
+		m->snapshot = text_copy(plan.snapshot);
 	plan_free(&plan);
-	return dev;
 }
 
 static bool attr_is_zero(dev_t dev, const char *name)
@@ -125,7 +133,7 @@ bool mapping_of(const struct dm_device *d, struct mapping *m)
 	*m = (struct mapping){ 0 };
 	if (!parse_uuid(d->uuid, m))
 		return false;
-	m->table_dev = table_device(d, &m->several);
+	read_table(d, m);
 	if (m->table_dev)
 		m->device = device_below(m->table_dev);
 	return true;
@@ -134,6 +142,7 @@ bool mapping_of(const struct dm_device *d, struct mapping *m)
 void mapping_free(struct mapping *m)
 {
 	free(m->device);
+	free(m->snapshot);
 	*m = (struct mapping){ 0 };
 }
 
@@ -192,6 +201,15 @@ const struct dm_device *mapping_find_base(const struct dm_devices *all, const st
 		if (is_base_of(&all->v[i], img))
 			return &all->v[i];
 	return NULL;
+}
+
+int mapping_refuse_frozen(const struct mapping *m)
+{
+	if (m->frozen)
+		return fail(REFUSED,
+			    "it was opened with --static from a snapshot, and its table cannot say "
+			    "from which: close it and open it again");
+	return DONE;
 }
 
 int mapping_open_image(const struct mapping *m, struct image *img)
@@ -271,7 +289,7 @@ static bool looks_left(const struct dm_device *d)
 {
 	bool ours = !strncmp(d->uuid, DM_OURS, strlen(DM_OURS));
 
-	return !d->open_count && (dm_is_base(d) || (ours && !d->live));
+	return !d->open_count && (dm_is_part(d) || (ours && !d->live));
 }
 
 /* dmsetup may be making one of ours from a table of ours at this moment, without our lock: it gets
@@ -303,7 +321,8 @@ static int sweep(void)
 		if (!is_ruin(d))
 			continue;
 		if (d->live)
-			note("removing %s, a parent that no open image uses", d->name);
+			note("removing %s, %s that no open image uses", d->name,
+			     dm_is_base(d) ? "a parent" : "a data file");
 		else
 			note("removing %s, which an interrupted ntfsmap left without a table",
 			     d->name);

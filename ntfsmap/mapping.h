@@ -6,7 +6,12 @@
  *   NTFSMAP-<FORMAT>-<volume serial>-<MFT record>-<sequence>-<stream>-<name>   a file on NTFS;
  *           stream is ntfs_stream_hash(), 0 for the unnamed one
  *   NTFSMAP-<FORMAT>-FILE-<name>, NTFSMAP-<FORMAT>-DEVICE-<name>                   others
- *   NTFSMAP-BASE-…                        the same for the parents of an open image
+ *   NTFSMAP-BASE-…                        the same for the parents of an open image, and the files
+ *                                         that their data are in
+ *   NTFSMAP-DATA-…                        the same for the file that the data of an open image are in
+ *
+ * FORMAT is QCOW2S for a snapshot that --static has laid out, as its table cannot say so.
+ *
  *   NTFSMAP-HOST-<volume serial>-<name>   a view of a volume
  */
 #ifndef NTFSMAP_MAPPING_H
@@ -20,6 +25,8 @@ enum mapping_kind { MAPPING_NTFS, MAPPING_FILE, MAPPING_DEVICE, MAPPING_HOST };
 struct mapping {
 	enum mapping_kind kind;
 	bool base;	/* the parent of open images */
+	bool data;	/* the data file of an open image */
+	bool frozen;	/* --static of a snapshot: of which is not known */
 	bool several;	/* --static of a chain on several devices: device is one of them */
 	char format[8]; /* in lower case, as vdisk_open() takes it; "host" for a view */
 	uint64_t serial, record;
@@ -27,10 +34,14 @@ struct mapping {
 	uint32_t stream_hash;
 	char *device; /* the volume, the image's device or its file, through a loop device or not */
 	dev_t table_dev; /* what the table names: the device or the loop device over it */
+	char *snapshot;	 /* that the table names, or NULL */
 };
 
+/* What a device is made for. */
+enum mapping_role { ROLE_IMAGE, ROLE_BASE, ROLE_DATA };
+
 /* The caller frees. */
-char *mapping_uuid(const struct image *img, const char *name, bool base);
+char *mapping_uuid(const struct image *img, const char *name, enum mapping_role role);
 char *mapping_host_uuid(const struct volume *vol, const char *name);
 
 /* What an open device maps; false when it is none of ours. */
@@ -42,6 +53,9 @@ bool mapping_same_place(const struct mapping *m, const struct image *img);
 
 /* An open base that maps the file of img as img->plan has it, or NULL. */
 const struct dm_device *mapping_find_base(const struct dm_devices *all, const struct image *img);
+
+/* fail() for the layout of a snapshot: it cannot be made again. */
+int mapping_refuse_frozen(const struct mapping *m);
 
 /* Open what is mapped, as it is on the disk now. Not for views. */
 int mapping_open_image(const struct mapping *m, struct image *img);

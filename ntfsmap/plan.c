@@ -59,6 +59,7 @@ static bool same_text(const char *a, const char *b)
 bool plan_same(const struct plan *a, const struct plan *b)
 {
 	return same_text(a->format, b->format) && same_text(a->parent, b->parent) &&
+	       same_text(a->data, b->data) && same_text(a->snapshot, b->snapshot) &&
 	       a->sectors == b->sectors && a->file_bytes == b->file_bytes &&
 	       a->lines.n == b->lines.n &&
 	       !memcmp(a->lines.v, b->lines.v, a->lines.n * sizeof(*a->lines.v));
@@ -76,7 +77,8 @@ static bool gives_file_bytes(const struct plan *plan)
 
 static size_t feature_words(const struct plan *plan)
 {
-	return (plan->readonly ? 1 : 0) + (gives_file_bytes(plan) ? 2 : 0) + (plan->parent ? 2 : 0);
+	return (plan->readonly ? 1 : 0) + (gives_file_bytes(plan) ? 2 : 0) +
+	       (plan->parent ? 2 : 0) + (plan->data ? 2 : 0) + (plan->snapshot ? 2 : 0);
 }
 
 size_t plan_words(const struct plan *plan)
@@ -102,6 +104,10 @@ static char *vdisk_params(const struct plan *plan)
 			fprintf(f, " file_bytes %" PRIu64, plan->file_bytes);
 		if (plan->parent)
 			fprintf(f, " parent %s", plan->parent);
+		if (plan->data)
+			fprintf(f, " data %s", plan->data);
+		if (plan->snapshot)
+			fprintf(f, " snapshot %s", plan->snapshot);
 		fprintf(f, " %zu", plan->n_devices);
 		for (size_t i = 0; i < plan->n_devices; i++)
 			fprintf(f, " %s", plan->devices[i]);
@@ -171,5 +177,7 @@ void plan_free(struct plan *plan)
 		free(plan->devices[i]);
 	free(plan->format);
 	free(plan->parent);
+	free(plan->data);
+	free(plan->snapshot);
 	*plan = (struct plan){ 0 };
 }

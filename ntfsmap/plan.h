@@ -11,7 +11,7 @@
 #include "../libvdisk/extents.h"
 #include "../libvdisk/vdisk.h"
 
-#define PLAN_DEVICES   (VDISK_CHAIN_MAX + 1)
+#define PLAN_DEVICES   (2 * VDISK_CHAIN_MAX + 1)
 #define PLAN_MAX_WORDS 524288 /* device-mapper splits a line into no more arguments */
 
 struct plan {
@@ -28,6 +28,8 @@ struct plan {
 	uint64_t sectors;
 	uint64_t file_bytes; /* of the image file */
 	char *parent;	     /* the parent's device, or NULL */
+	char *data;	     /* the data file's device, or NULL */
+	char *snapshot;	     /* the id of the snapshot that is shown, or NULL */
 };
 
 /* A place: a sector of one of the plan's devices, whose index is in the top 8 bits. */
@@ -64,7 +66,7 @@ int plan_add(struct plan *plan, const char *device, uint64_t sector, uint64_t co
 const struct vdisk_extent *plan_misaligned(const struct plan *plan, uint32_t block);
 
 /* Do both say the same? What the devices are called does not count, as a loop device may stand for
- * one; a parent does. */
+ * one; a parent and a data file do. */
 bool plan_same(const struct plan *a, const struct plan *b);
 
 /* How many lines the table has, and each of them. */

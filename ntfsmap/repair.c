@@ -129,7 +129,7 @@ static int repair_device(void *ctx)
 {
 	struct job *job = ctx;
 	char *name = text("ntfsmap-repair-%d", (int)getpid());
-	char *uuid = mapping_uuid(job->img, name, false), *node = text("/dev/mapper/%s", name);
+	char *uuid = mapping_uuid(job->img, name, ROLE_IMAGE), *node = text("/dev/mapper/%s", name);
 	int fd, removed, code = dm_create(name, uuid, &job->img->plan, true, NULL);
 
 	if (!code) {
@@ -163,7 +163,7 @@ static int look_at_format(struct image *img, const char *format)
 	int code = need_readable(img);
 
 	if (!code)
-		code = image_probe(img, format);
+		code = image_probe(img, format, NULL);
 	if (!code && strcmp(vdisk_info(img->vd)->format, "qcow2"))
 		code = fail(REFUSED,
 			    "%s is a %s image, in which there is nothing to repair: qcow2 "
@@ -183,7 +183,7 @@ static int prepare_file(struct image *img, const struct request *req)
 	if (!code)
 		code = safety_enforce(img, &facts);
 	facts_free(&facts);
-	return code ? code : image_probe(img, "raw");
+	return code ? code : image_probe(img, "raw", NULL);
 }
 
 int repair_source(const char *spec, const struct options *opt)

@@ -145,8 +145,8 @@ static void look_at_overlap(const struct image *img, const struct request *req, 
 			  u->writer);
 	else if (u->base && !req->readonly)
 		objection(facts, "overlap",
-			  "it is the parent of an open image (%s), which writing would destroy: "
-			  "close that first",
+			  "it is the parent of an open image (%s), or its data file, which "
+			  "writing would destroy: close that first",
 			  u->reader);
 	else if (u->perhaps && !req->readonly)
 		objection(facts, "overlap",
@@ -402,8 +402,17 @@ struct request safety_of_parent(const struct request *req)
 	struct request parent = *req;
 
 	parent.readonly = parent.base = true;
-	parent.except = parent.format = parent.parent = NULL;
+	parent.except = parent.format = parent.parent = parent.snapshot = NULL;
 	return parent;
+}
+
+struct request safety_of_data(const struct request *req)
+{
+	struct request data = *req;
+
+	data.except = data.format = data.parent = data.snapshot = NULL;
+	data.except_loop = 0;
+	return data;
 }
 
 static void look_at_table(struct image *img, const struct request *req, struct facts *facts)
@@ -480,15 +489,9 @@ static void look_at_room(struct image *img, struct facts *facts)
 		   human_size(u.allocated), human_size(u.room));
 }
 
-void safety_look_tables(struct image *img, const struct request *req, struct facts *facts)
+static void look_at_footer(const struct vdisk_info *info, struct facts *facts)
 {
-	const struct vdisk_info *info = vdisk_info(img->vd);
-
-	if (!info->block_size)
-		return;
-	if (strcmp(info->format, "vhd"))
-		; /* no footer */
-	else if (info->footer_lost)
+	if (info->footer_lost)
 		caution(facts, "footer",
 			"the footer at its end is lost, so nothing can be added: `ntfsmap "
 			"reserve` writes it again");
@@ -501,6 +504,43 @@ void safety_look_tables(struct image *img, const struct request *req, struct fac
 			"the footer at its end and the copy at its start do not say the same");
 	else
 		ok(facts, "footer", "the footer at its end and the copy at its start are good");
+}
+
+/* What the header of a qcow2 says about the image as a whole. */
+static void look_at_marks(const struct image *img, const struct request *req, struct facts *facts)
+{
+	const struct vdisk_info *info = vdisk_info(img->vd);
+	const char *what = info->corrupt ? "its header says that it is damaged"
+					 : "its header says that its refcounts may be wrong, as it "
+					   "was not closed";
+
+	if ((info->corrupt || info->dirty) && req->readonly)
+		caution(facts, "marks", "%s", what);
+	else if (info->corrupt || info->dirty)
+		add(facts, "marks", DAMAGED,
+		    "%s: `ntfsmap check --repair %s` looks and mends it; --readonly reads it", what,
+		    img->name);
+	else
+		ok(facts, "marks",
+		   "its header says neither that it is damaged nor that it was not "
+		   "closed");
+	if (info->bitmaps && !req->readonly)
+		caution(facts, "bitmaps",
+			"%u bitmap%s of backup programs will be invalid after the first write, as "
+			"nobody keeps them up to date here",
+			info->bitmaps, info->bitmaps == 1 ? "" : "s");
+}
+
+void safety_look_tables(struct image *img, const struct request *req, struct facts *facts)
+{
+	const struct vdisk_info *info = vdisk_info(img->vd);
+
+	if (!info->block_size)
+		return;
+	if (!strcmp(info->format, "vhd"))
+		look_at_footer(info, facts);
+	if (is_qcow2(img))
+		look_at_marks(img, req, facts);
 	look_at_entries(img, req, facts);
 	look_at_room(img, facts);
 }
@@ -530,17 +570,45 @@ static void look_at_parent(struct image *child, const struct request *req, struc
 	facts_free(&own);
 }
 
+/* It gets a device of its own, which may be written if the image may. */
+static void look_at_data(struct image *data, const struct request *req, struct facts *facts)
+{
+	struct request as_data = safety_of_data(req);
+	struct facts own;
+	int code;
+
+	msg_hush(true);
+	code = safety_look(data, &as_data, &own);
+	if (!code)
+		code = safety_enforce(data, &own);
+	if (!code)
+		code = layout_plan(data, as_data.readonly, false);
+	msg_hush(false);
+	if (code)
+		add(facts, "data-file", (enum exit_code)code, "%s", failure_text());
+	else
+		ok(facts, "data-file", "%s", data->name);
+	facts_free(&own);
+}
+
 static void look_at_chain(struct image *img, const struct request *req, struct facts *facts)
 {
+	struct request as_parent = safety_of_parent(req);
 	int code;
 
 	msg_hush(true);
 	code = chain_open(img, req->parent);
 	msg_hush(false);
 	if (code)
-		add(facts, "parent", (enum exit_code)code, "%s", failure_text());
-	for (; !code && img->parent; img = img->parent)
+		add(facts, img->data || !vdisk_info(img->vd)->needs_data ? "parent" : "data-file",
+		    (enum exit_code)code, "%s", failure_text());
+	if (!code && img->data)
+		look_at_data(img->data, req, facts);
+	for (; !code && img->parent; img = img->parent) {
 		look_at_parent(img, req, facts);
+		if (img->parent->data)
+			look_at_data(img->parent->data, &as_parent, facts);
+	}
 }
 
 void safety_look_image(struct image *img, const struct request *req, struct facts *facts)
@@ -549,7 +617,7 @@ void safety_look_image(struct image *img, const struct request *req, struct fact
 	int code;
 
 	msg_hush(true); /* the fact says it */
-	code = image_probe(img, req->format);
+	code = image_probe(img, req->format, req->snapshot);
 	msg_hush(false);
 	if (code) {
 		add(facts, "image", (enum exit_code)code, "%s", failure_text());

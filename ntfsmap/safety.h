@@ -12,11 +12,12 @@
 struct request {
 	bool readonly;
 	bool as_static;	    /* read-only, of stock targets */
-	bool base;	    /* a parent: nobody may write to it */
+	bool base;	    /* a parent, or its data file: nobody may write to it */
 	const char *parent; /* the SOURCE that names the first parent, or NULL */
 	const char *format;
-	const char *except; /* a mapping that does not count: the one reloaded */
-	dev_t except_loop;  /* and the loop device that it may go through */
+	const char *snapshot; /* the id or name of the one to open, or NULL; read-only */
+	const char *except;   /* a mapping that does not count: the one reloaded */
+	dev_t except_loop;    /* and the loop device that it may go through */
 	/* reload and verify: the device and all others; its parents are those that it has now */
 	const struct dm_device *live;
 	const struct dm_devices *devices;
@@ -39,8 +40,9 @@ struct facts {
 	struct vdisk_found found; /* by vdisk_check() */
 };
 
-/* The same request for a parent of the image. */
+/* The same request for a parent of the image; for its data file, or that of the parent. */
 struct request safety_of_parent(const struct request *req);
+struct request safety_of_data(const struct request *req);
 
 /* The words that --allow takes, NULL-terminated. */
 extern const char *const safety_words[];

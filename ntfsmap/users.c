@@ -353,17 +353,23 @@ static void set_once(char **slot, char *value)
 		*slot = value;
 }
 
-/* Does a --static mapping, which has no devices for the parents, read the file as one? The UUID
- * names the child. Where it names no file, only what can be an image as a whole cannot be a
- * parent. */
+/* Does a --static mapping, which has no devices for parents and data files, read the file as one?
+ * The UUID names the child. Where it names no file, only what can be an image as a whole cannot be
+ * a parent. */
 static bool reads_as_parent(const struct dm_device *d, const char *self)
 {
-	static const char vhd[] = DM_OURS "VHD-";
-	const char *file = d->uuid + strlen(vhd);
+	static const char *const chained[] = { "VHD-", "QCOW-", "QCOW2-", "QCOW2S-" };
+	const char *format = d->uuid + strlen(DM_OURS);
 
-	if (strncmp(d->uuid, vhd, strlen(vhd)) || dm_is_vdisk(d))
+	if (strncmp(d->uuid, DM_OURS, strlen(DM_OURS)) || dm_is_vdisk(d))
 		return false;
-	return self ? strncmp(file, self, strlen(self)) : d->n > 1;
+	for (size_t i = 0; i < ARRAY_SIZE(chained); i++) {
+		size_t len = strlen(chained[i]);
+
+		if (!strncmp(format, chained[i], len))
+			return self ? strncmp(format + len, self, strlen(self)) : d->n > 1;
+	}
+	return false;
 }
 
 static void set_reader(struct users *u, const struct dm_device *d, const char *self)

@@ -133,7 +133,7 @@ static json_t *room_json(const struct dm_device *d, const struct mapping *m, con
 		return number_json(s->room, 512);
 	msg_hush(true);
 	if (!mapping_open_image(m, &img)) {
-		known = !image_probe(&img, m->format) && !vdisk_usage(img.vd, &usage);
+		known = !image_probe(&img, m->format, NULL) && !vdisk_usage(img.vd, &usage);
 		image_close(&img);
 	}
 	msg_hush(false);
@@ -157,10 +157,11 @@ static json_t *describe(const struct dm_device *d, const struct mapping *m)
 	char *users = dm_users(d);
 	struct plan plan = { 0 };
 	bool ours = dm_plan_of(d, &plan);
-	json_t *j = json_pack(
+	json_t *j = json_must(json_pack(
 		"{s:s, s:o, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:i, s:o, s:s, s:i, s:o, s:s?, s:b}",
 		"name", d->name, "source", json_text(source), "kind",
 		m->base			  ? "base"
+		: m->data		  ? "data"
 		: m->kind == MAPPING_HOST ? "host"
 					  : "image",
 		"format", m->format, "mode", mode_of(d, &state), "size",
@@ -168,12 +169,14 @@ static json_t *describe(const struct dm_device *d, const struct mapping *m)
 		number_json(state.allocated, 1), "total", number_json(state.total, 1), "users",
 		d->open_count, "used_by", json_text(users), "uuid", d->uuid, "extents",
 		(int)(ours ? plan.lines.n : d->n), "table_device", json_text(m->device), "parent",
-		plan.parent, "suspended", d->suspended);
+		plan.parent, "suspended", d->suspended));
 
+	json_object_set_new(j, "data", json_text(plan.data));
+	json_object_set_new(j, "snapshot", json_text(plan.snapshot));
 	plan_free(&plan);
 	free(source);
 	free(users);
-	return json_must(j);
+	return j;
 }
 
 static const char *str(json_t *j, const char *key)
@@ -203,6 +206,14 @@ static const char *size_text(json_t *j, const char *key)
 				     : "-";
 }
 
+/* What list says of devices that are there for others. */
+static const char *part_text(const char *kind)
+{
+	if (!strcmp(kind, "base"))
+		return "parent, ";
+	return strcmp(kind, "data") ? "" : "data file, ";
+}
+
 static void print_list(json_t *list)
 {
 	int name = (int)column(list, "name", 4), source = (int)column(list, "source", 6);
@@ -213,13 +224,13 @@ static void print_list(json_t *list)
 		       "FORMAT", mode, "MODE", "SIZE", "ROOM", "USERS");
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		json_t *j = json_array_get(list, i);
-		bool base = !strcmp(str(j, "kind"), "base");
+		const char *what = part_text(str(j, "kind"));
 
-		printf("%-*s  %-*s  %-6s  %-*s  %10s  %8s  %5lld%s%s\n", name, str(j, "name"),
+		printf("%-*s  %-*s  %-6s  %-*s  %10s  %8s  %5lld%s%s%s\n", name, str(j, "name"),
 		       source, str(j, "source"), str(j, "format"), mode, str(j, "mode"),
 		       size_text(j, "size"), size_text(j, "room"),
 		       (long long)json_integer_value(json_object_get(j, "users")),
-		       base ? "  parent, " : "", base ? str(j, "used_by") : "");
+		       *what ? "  " : "", what, *what ? str(j, "used_by") : "");
 	}
 }
 
@@ -254,8 +265,10 @@ int verb_list(int argc, char **argv, const struct options *opt)
 static void print_status(const struct dm_device *d, const struct mapping *m, json_t *j)
 {
 	printf("name:     %s%s\nsource:   %s\nformat:   %s\nmode:     %s%s\n", d->name,
-	       m->base ? " (the parent of other images)" : "", str(j, "source"), m->format,
-	       str(j, "mode"), d->suspended ? " (suspended)" : "");
+	       m->base	 ? " (the parent of other images)"
+	       : m->data ? " (the data file of another)"
+			 : "",
+	       str(j, "source"), m->format, str(j, "mode"), d->suspended ? " (suspended)" : "");
 	printf("size:     %llu (%s)\nroom:     %s\nextents:  %lld\n",
 	       (unsigned long long)d->sectors * 512, human_size(d->sectors * 512),
 	       size_text(j, "room"), (long long)json_integer_value(json_object_get(j, "extents")));
@@ -263,6 +276,10 @@ static void print_status(const struct dm_device *d, const struct mapping *m, jso
 	       minor(m->table_dev));
 	if (json_is_string(json_object_get(j, "parent")))
 		printf("parent:   %s\n", str(j, "parent"));
+	if (json_is_string(json_object_get(j, "data")))
+		printf("data:     %s\n", str(j, "data"));
+	if (json_is_string(json_object_get(j, "snapshot")))
+		printf("snapshot: %s\n", str(j, "snapshot"));
 	printf("users:    %d%s%s\nuuid:     %s\n", d->open_count, d->open_count ? ", " : "",
 	       d->open_count ? str(j, "used_by") : "", d->uuid);
 }
@@ -381,6 +398,15 @@ static int compare_volume(const struct dm_device *base, const struct image *img,
 	return code;
 }
 
+static int compare_data(const struct dm_device *d, const struct dm_devices *all, struct image *data)
+{
+	const struct dm_device *device = chain_data_device(d, all);
+
+	if (data->file && data->file->runs != RUNS_GOOD)
+		return fail(DAMAGED, "%s: it has no runs now", data->name);
+	return device ? compare(device, data) : DONE;
+}
+
 static int verify_chain(const struct dm_device *d, const struct dm_devices *all,
 			const struct mapping *m, struct image *img)
 {
@@ -392,11 +418,13 @@ static int verify_chain(const struct dm_device *d, const struct dm_devices *all,
 			    img->file->runs_problem ? img->file->runs_problem
 						    : "it has no runs now");
 	if (!code)
-		code = image_probe(img, m->format);
+		code = image_probe(img, m->format, m->snapshot);
 	if (!code)
 		code = live ? chain_open_live(img, d, all) : chain_open(img, NULL);
 	for (size_t depth = 0; img && !code; depth++) {
 		code = compare(chain_device(d, all, depth), img);
+		if (!code && live && img->data)
+			code = compare_data(chain_device(d, all, depth), all, img->data);
 		if (!code && live && img->parent)
 			code = compare_volume(chain_device(d, all, depth + 1), img->parent, img);
 		img = live ? img->parent : NULL;
@@ -408,8 +436,10 @@ static int verify_image(const struct dm_device *d, const struct mapping *m)
 {
 	struct dm_devices all;
 	struct image img;
-	int code = mapping_open_image(m, &img);
+	int code = mapping_refuse_frozen(m);
 
+	if (!code)
+		code = mapping_open_image(m, &img);
 	if (code)
 		return code;
 	code = dm_read_all(&all);

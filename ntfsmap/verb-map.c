@@ -13,6 +13,8 @@ struct extent {
 	uint64_t start, length;
 	unsigned int depth;
 	const struct image *img; /* whose file holds it; NULL: zeros */
+	bool own;		 /* img: the image itself, not its data file or a parent */
+	bool compressed;	 /* img: the bytes have to be unpacked; no places are told */
 	bool hole;		 /* img: the file has no cluster there, or it is not valid */
 	uint64_t offset;	 /* img: in the file */
 	uint64_t device;	 /* img, no hole: on the device */
@@ -26,18 +28,19 @@ struct output {
 static json_t *extent_json(const struct extent *e)
 {
 	bool data = e->img && !e->hole;
-	json_t *j = json_pack("{s:I, s:I, s:i, s:b, s:b, s:b}", "start", (json_int_t)e->start,
-			      "length", (json_int_t)e->length, "depth", (int)e->depth, "present",
-			      !e->hole, "zero", !data, "data", data);
+	json_t *j = json_must(json_pack("{s:I, s:I, s:i, s:b, s:b, s:b, s:b}", "start",
+					(json_int_t)e->start, "length", (json_int_t)e->length,
+					"depth", (int)e->depth, "present", !e->hole, "zero", !data,
+					"data", data, "compressed", e->compressed));
 
-	if (data) {
+	if (data && !e->own)
+		json_object_set_new(j, "source", json_text(e->img->name));
+	if (data && !e->compressed) {
 		json_object_set_new(j, "offset", json_integer((json_int_t)e->offset));
-		if (e->depth)
-			json_object_set_new(j, "source", json_text(e->img->name));
 		json_object_set_new(j, "device", json_text(e->img->where.path));
 		json_object_set_new(j, "device_offset", json_integer((json_int_t)e->device));
 	}
-	return json_must(j);
+	return j;
 }
 
 static void put_last(struct output *out)
@@ -48,6 +51,9 @@ static void put_last(struct output *out)
 		return;
 	if (out->list)
 		json_array_append_new(out->list, extent_json(e));
+	else if (e->compressed)
+		printf("0x%-16llx  0x%-16llx  %-18s  %s\n", (unsigned long long)e->start,
+		       (unsigned long long)e->length, "compressed", e->img->where.path);
 	else if (e->img && !e->hole)
 		printf("0x%-16llx  0x%-16llx  0x%-16llx  %s\n", (unsigned long long)e->start,
 		       (unsigned long long)e->length, (unsigned long long)e->device,
@@ -56,9 +62,10 @@ static void put_last(struct output *out)
 
 static bool continues(const struct extent *a, const struct extent *b)
 {
-	if (a->img != b->img || a->hole != b->hole || a->depth != b->depth)
+	if (a->img != b->img || a->hole != b->hole || a->depth != b->depth ||
+	    a->compressed != b->compressed)
 		return false;
-	return !a->img || a->hole ||
+	return !a->img || a->hole || a->compressed ||
 	       (a->offset + a->length == b->offset && a->device + a->length == b->device);
 }
 
@@ -110,8 +117,10 @@ static int walk(struct image *img, struct output *out)
 			return fail_errno(-ret, "%s: cannot map byte %llu (see ntfsmap check)",
 					  img->name, (unsigned long long)at);
 		e.img = p.img;
+		e.own = p.img == img;
+		e.compressed = p.compressed;
 		e.offset = p.offset;
-		if (p.img)
+		if (p.img && !p.compressed)
 			ret = put_file(out, e);
 		else
 			put(out, &e);
@@ -146,7 +155,7 @@ int verb_map(int argc, char **argv, const struct options *opt)
 		json_decref(out.list);
 		return code;
 	}
-	for (const struct image *i = &img; i && !code; i = i->parent)
+	for (const struct image *i = &img; i && !code; i = image_next(&img, i))
 		code = need_clusters(i);
 	if (!code && !opt->json)
 		printf("%-18s  %-18s  %-18s  %s\n", "Offset", "Length", "Mapped to", "File");

@@ -79,10 +79,10 @@ static int through_loop(struct image *img, bool readonly)
  * child's may be read-write: a table can be read-only on that. */
 int attach_loops(struct image *img, bool readonly)
 {
-	const struct image *first = img;
+	struct image *first = img;
 	int code = DONE;
 
-	for (; img && !code; img = img->parent, readonly = true) {
+	for (; img && !code; img = image_next(first, img)) {
 		if (img->where.is_block && !img->users.claimed)
 			continue;
 		if (img != first && !strcmp(img->where.path, first->where.path)) {
@@ -90,7 +90,7 @@ int attach_loops(struct image *img, bool readonly)
 			img->device = text_copy(first->device);
 			continue;
 		}
-		code = through_loop(img, readonly);
+		code = through_loop(img, readonly || (img != first && img != first->data));
 		if (!code && img->users.claimed)
 			note("%s is mounted on %s: going through a loop device, at about twice the "
 			     "cost, and while this is open nobody must mount the volume "
@@ -118,7 +118,7 @@ static void note_room(const struct image *img)
 
 static int open_image(struct image *img, const struct options *opt, const char *name)
 {
-	bool readonly = opt->req.readonly || opt->req.as_static;
+	bool readonly = opt->req.readonly;
 	struct creation c = { .name = name, .img = img };
 	int code = prepare(img, &opt->req);
 
@@ -178,7 +178,7 @@ static void keep_device(struct image *img, const struct plan *live)
 
 static int reload_device(const struct dm_device *d, struct image *img, bool *changed)
 {
-	struct replacement r = { d->name, &img->plan, dm_is_base(d) };
+	struct replacement r = { d->name, &img->plan, dm_is_part(d) };
 	struct plan live;
 	int code;
 
@@ -188,6 +188,8 @@ static int reload_device(const struct dm_device *d, struct image *img, bool *cha
 	code = layout_plan(img, d->readonly, !live.format && layout_needs_vdisk(img));
 	if (!code && live.parent)
 		img->plan.parent = text_copy(live.parent);
+	if (!code && live.data)
+		img->plan.data = text_copy(live.data);
 	if (!code && !plan_same(&img->plan, &live)) {
 		if (plan_sectors(&img->plan) < plan_sectors(&live))
 			code = fail(REFUSED,
@@ -203,14 +205,16 @@ static int reload_device(const struct dm_device *d, struct image *img, bool *cha
 	return code;
 }
 
-/* The parents first: while one of them waits, so do those who read it. */
+/* What it reads first: while one of these waits, so do those who read it. */
 static int reload_chain(const struct dm_device *d, const struct dm_devices *all, struct image *img,
 			bool *changed)
 {
-	const struct dm_device *base = chain_device(d, all, 1);
+	const struct dm_device *base = chain_device(d, all, 1), *data = chain_data_device(d, all);
 	int code = DONE;
 
-	if (base && img->parent)
+	if (data && img->data)
+		code = reload_device(data, img->data, changed);
+	if (!code && base && img->parent)
 		code = reload_chain(base, all, img->parent, changed);
 	return code ? code : reload_device(d, img, changed);
 }
@@ -226,12 +230,15 @@ static int reload_mapping(const struct dm_device *d, const struct mapping *m,
 
 	req.readonly = d->readonly;
 	req.format = m->format;
+	req.snapshot = m->snapshot;
 	req.except = d->name;
 	req.except_loop = m->table_dev;
 	req.base = m->base;
 	req.live = dm_is_vdisk(d) ? d : NULL;
 	req.devices = &all;
-	code = dm_read_all(&all);
+	code = mapping_refuse_frozen(m);
+	if (!code)
+		code = dm_read_all(&all);
 	if (code)
 		return code;
 	code = mapping_open_image(m, &img);

@@ -40,27 +40,51 @@ static int check_tables(struct image *img, const struct request *req)
 	return code;
 }
 
-/* The parents' volume has been looked at with their child's: only objections are told. */
-static int check_parents(struct image *img, const struct request *req)
+/* A file beside the image's own, which live (or NULL) maps now. Its volume has been looked at with
+ * that of the image: only objections are told. */
+static int check_file(struct image *img, struct request req, const struct dm_device *live)
 {
-	struct request parent_req = safety_of_parent(req);
+	struct facts facts = { 0 };
+	struct mapping m = { 0 };
+	int code;
+
+	if (live && mapping_of(live, &m)) {
+		req.except = live->name;
+		req.except_loop = m.table_dev;
+	}
+	warn_of_image(img);
+	code = safety_look(img, &req, &facts);
+	if (!code && safety_verdict(&facts))
+		code = safety_enforce(img, &facts);
+	facts_free(&facts);
+	mapping_free(&m);
+	return code;
+}
+
+static void warn_of_stale(const struct image *img)
+{
+	if (img->stale)
+		warn("%s: its parent %s was changed after it was made: what they show together may "
+		     "be damaged",
+		     img->name, img->parent->name);
+}
+
+/* Data files and parents. */
+static int check_files(struct image *img, const struct request *req)
+{
+	struct request own = *req, parent = safety_of_parent(req);
+	const struct dm_device *live = req->live;
 	int code = DONE;
 
-	for (size_t depth = 0; img->parent && !code; depth++) {
-		const struct dm_device *base;
-		struct facts facts = { 0 };
-
-		if (img->stale)
-			warn("%s: its parent %s was changed after it was made: what they show "
-			     "together may be damaged",
-			     img->name, img->parent->name);
-		img = img->parent;
-		base = req->live ? chain_device(req->live, req->devices, depth + 1) : NULL;
-		parent_req.except = base ? base->name : NULL;
-		code = safety_look(img, &parent_req, &facts);
-		if (!code && safety_verdict(&facts))
-			code = safety_enforce(img, &facts);
-		facts_free(&facts);
+	for (; img && !code; img = img->parent, own = parent) {
+		if (img->data)
+			code = check_file(img->data, safety_of_data(&own),
+					  chain_data_device(live, req->devices));
+		if (code || !img->parent)
+			continue;
+		warn_of_stale(img);
+		live = chain_device(live, req->devices, 1);
+		code = check_file(img->parent, parent, live);
 	}
 	return code;
 }
@@ -74,7 +98,7 @@ int prepare(struct image *img, const struct request *req)
 		code = safety_enforce(img, &facts);
 	facts_free(&facts);
 	if (!code)
-		code = image_probe(img, req->format);
+		code = image_probe(img, req->format, req->snapshot);
 	if (code)
 		return code;
 	warn_of_image(img);
@@ -82,7 +106,7 @@ int prepare(struct image *img, const struct request *req)
 	if (!code)
 		code = req->live ? chain_open_live(img, req->live, req->devices)
 				 : chain_open(img, req->parent);
-	return code ? code : check_parents(img, req);
+	return code ? code : check_files(img, req);
 }
 
 int finish_stdout(void)
@@ -124,35 +148,49 @@ static int write_whole(const char *buf, size_t len)
 	return DONE;
 }
 
-/* One device of a line for `dmsetup create --concise`; its parent is called by its node. */
-static bool print_concise(struct image *img, FILE *f, const char *name, unsigned int depth)
+/* One device of a line for `dmsetup create --concise`. */
+static bool print_concise(struct image *img, FILE *f, const char *own, enum mapping_role role)
 {
-	char *own = base_name(name, depth);
-	char *uuid = mapping_uuid(img, own, depth > 0);
+	char *uuid = mapping_uuid(img, own, role);
 	bool good;
 
-	if (img->parent && img->plan.format) {
-		char *parent = base_name(name, depth + 1);
-
-		img->plan.parent = text("/dev/mapper/%s", parent);
-		free(parent);
-	}
 	fprintf(f, "%s,%s,,%s,", own, uuid, img->plan.readonly ? "ro" : "rw");
 	good = plan_print(&img->plan, f, true);
 	free(uuid);
+	return good;
+}
+
+static bool print_data(struct image *img, FILE *f, const char *owner, enum mapping_role role)
+{
+	char *own = data_name(owner);
+	bool good = print_concise(img->data, f, own, role);
+
+	fputc(';', f);
+	img->plan.data = text("/dev/mapper/%s", own);
 	free(own);
 	return good;
 }
 
-/* The parents first. */
+/* Data files and parents first; they are called by their nodes. */
 static bool print_chain(struct image *img, FILE *f, const char *name, unsigned int depth)
 {
-	if (img->parent && img->plan.format) {
-		if (!print_chain(img->parent, f, name, depth + 1))
-			return false;
+	enum mapping_role role = depth ? ROLE_BASE : ROLE_IMAGE;
+	char *own = base_name(name, depth);
+	bool good = true;
+
+	if (img->data && img->plan.format)
+		good = print_data(img, f, own, depth ? ROLE_BASE : ROLE_DATA);
+	if (good && img->parent && img->plan.format) {
+		char *parent = base_name(name, depth + 1);
+
+		good = print_chain(img->parent, f, name, depth + 1);
 		fputc(';', f);
+		img->plan.parent = text("/dev/mapper/%s", parent);
+		free(parent);
 	}
-	return print_concise(img, f, name, depth);
+	good = good && print_concise(img, f, own, role);
+	free(own);
+	return good;
 }
 
 static int print_table(struct image *img, const char *name)
@@ -185,7 +223,9 @@ static int refuse_claimed(const struct image *img)
 
 static int check_usage(const struct options *opt, int argc)
 {
-	const char *word = opt->req.as_static ? "static" : "readonly";
+	const char *word = opt->req.as_static  ? "static"
+			   : opt->req.snapshot ? "snapshot=ID"
+					       : "readonly";
 
 	if (argc != (opt->concise ? 2 : 1))
 		return fail(USAGE, "table needs %s",
@@ -202,16 +242,18 @@ static int check_usage(const struct options *opt, int argc)
 /* What else keeps the table from being used. */
 static int check_printable(const struct image *img, const char *name)
 {
-	if (img->parent && !name)
+	const struct image *root = img;
+
+	if (image_next(img, img) && !name)
 		return fail(REFUSED,
-			    "%s has a parent, so it takes several devices: ntfsmap table --concise "
+			    "%s has a %s, so it takes several devices: ntfsmap table --concise "
 			    "NAME SOURCE | dmsetup create --concise, or ntfsmap open SOURCE NAME",
-			    img->name);
+			    img->name, img->data ? "data file" : "parent");
 	if (img->parent)
 		note("make the devices at once: until they are there, nothing keeps a parent from "
 		     "being opened read-write, which would destroy %s",
 		     img->name);
-	for (; img; img = img->parent) {
+	for (; img; img = image_next(root, img)) {
 		if (img->users.claimed)
 			return refuse_claimed(img);
 		if (!img->where.is_block && !img->shares_volume)

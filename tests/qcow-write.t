@@ -46,6 +46,20 @@ sub verdict {
 	return [($c->{corruptions} // 0) + ($c->{'check-errors'} // 0), $c->{leaks} // 0];
 }
 
+# [offset, clusters] of the refcount table, from the header.
+sub refcount_table {
+	my ($image) = @_;
+	return [unpack 'x48 Q> N', slurp_some($image, 0, 64)];
+}
+
+sub slurp_some {
+	my ($path, $offset, $length) = @_;
+	open my $file, '<:raw', $path or die "$path: $!";
+	seek $file, $offset, 0;
+	read $file, my ($bytes), $length;
+	return $bytes;
+}
+
 # ---- making images ----
 
 # Data, zeros and holes from qemu itself, a few clusters each.
@@ -76,7 +90,7 @@ sub make {
 	my $image = $kind->{qcow1} ? 'a.qcow' : 'a.qcow2';
 	my ($format, $cluster) = ($kind->{qcow1} ? 'qcow' : 'qcow2', $kind->{cluster} // 65536);
 	my @options = map { ('-o', $_) } @{$kind->{options} // []};
-	unlink glob '*.qcow* *.raw *.vhd';
+	unlink glob '*.qcow* *.raw *.data';
 	push @options, '-o', "cluster_size=$cluster" if !$kind->{qcow1};
 	if ($kind->{backing}) {
 		my ($of, $bytes) = @{$kind->{backing}};
@@ -95,6 +109,7 @@ sub make {
 		fill($image, $size, 1) if $kind->{snapshot} > 1;
 	}
 	must('qemu-img', 'bitmap', '--add', $image, 'b0') if $kind->{bitmap};
+	$kind->{table} = refcount_table($image);
 	my $room = $kind->{room} // 2 * $size;
 	must('truncate', '-s', "+$room", $image);
 	return {image => $image, size => $size, cluster => $cluster, kind => $kind, disk => raw_of($image), wrong => []};
@@ -190,6 +205,8 @@ sub one_step {
 sub history {
 	my ($h, $steps) = @_;
 	$h->{io} = start($h->{image});
+	$h->{step} = 0;
+	step_write($h, $_ * 4096, 4096) for 0 .. ($h->{kind}{bulk} // 0) / 4096 - 1;
 	for (1 .. $steps) {
 		$h->{step} = $_;
 		one_step($h);
@@ -205,15 +222,15 @@ sub lives_on_in_qemu {
 	io($h->{image}, 'write -P 77 0 70000', 'write -P 78 1000000 3000');
 	substr($h->{disk}, 0, 70000) = chr(77) x 70000;
 	substr($h->{disk}, 1000000, 3000) = chr(78) x 3000;
-	is_deeply(verdict($h->{image}), [0, 0], "$name: and when qemu has written to it too") if !$h->{kind}{qcow1};
+	is_deeply(verdict($h->{image}), [0, $h->{kind}{leaks} // 0], "$name: and when qemu has written to it too") if !$h->{kind}{qcow1};
 	ok(raw_of($h->{image}) eq $h->{disk}, "$name: which reads back");
 }
 
 sub check_image {
 	my ($h, $name, $snapshot, $backing) = @_;
 	is_deeply($h->{wrong}, [], "$name: every step") or diag(slurp('err'));
-	is($h->{end}, "nothing\n0", "$name: it ends well") or diag(slurp('err'));
-	is_deeply(verdict($h->{image}), [0, $h->{leaks} // 0], "$name: qemu-img check") if !$h->{kind}{qcow1};
+	is($h->{end}, "ok\n0", "$name: it ends well") or diag(slurp('err'));
+	is_deeply(verdict($h->{image}), [0, $h->{kind}{leaks} // 0], "$name: qemu-img check") if !$h->{kind}{qcow1};
 	ok(raw_of($h->{image}) eq $h->{disk}, "$name: qemu reads what was written");
 	ok(raw_of($h->{image}, '-l', 'first') eq $snapshot, "$name: the snapshot is as it was") if defined $snapshot;
 	ok(slurp((glob 'base.*.raw')[0]) eq $backing, "$name: so is the backing file") if defined $backing;
@@ -221,6 +238,7 @@ sub check_image {
 
 sub try {
 	my ($name, $kind) = @_;
+	return if $ENV{ONLY} && $name !~ $ENV{ONLY};
 	srand(($seed * 31 + unpack '%31C*', $name) % 0x7fffffff + 1);
 	my $h = make($kind);
 	my $snapshot = $kind->{snapshot} ? raw_of($h->{image}, '-l', 'first') : undef;
@@ -229,6 +247,9 @@ sub try {
 	note("$name: $h->{full} requests found no room") if $h->{full};
 	check_image($h, $name, $snapshot, $backing);
 	ok($h->{full}, "$name: the room was used up") if $kind->{tight};
+	cmp_ok(refcount_table($h->{image})->[1], '>', $kind->{table}[1], "$name: it has grown") if $kind->{grows};
+	is(unpack('Q>', slurp_some($h->{image}, 88, 8)) & 1, 0, "$name: they are not used any more") if $kind->{bitmap};
+	ok(slurp('a.data') eq $h->{disk}, "$name: the data file is the disk") if $kind->{raw_data};
 	lives_on_in_qemu($h, $name);
 }
 
@@ -258,9 +279,83 @@ try('compressed clusters, zstd', {cluster => 65536, compressed => 1, options => 
 try('compressed clusters, extended L2', {cluster => 65536, compressed => 1, options => ['extended_l2=on']});
 try('little room', {cluster => 4096, room => 100 * KIB, tight => 1, snapshot => 1});
 try('no room', {cluster => 65536, room => 0, tight => 1, snapshot => 1});
-try('a larger refcount table', {cluster => 512, size => 24 * MIB, empty => 1, room => 40 * MIB, steps => 500});
+try('a larger refcount table', {cluster => 512, size => 24 * MIB, empty => 1, room => 40 * MIB, bulk => 10 * MIB, grows => 1});
 try('a larger refcount table of wide counts',
-	{cluster => 512, size => 6 * MIB, empty => 1, room => 16 * MIB, steps => 300, options => ['refcount_bits=64']});
+	{cluster => 512, size => 6 * MIB, empty => 1, room => 16 * MIB, bulk => 3 * MIB, options => ['refcount_bits=64'], grows => 1});
+try('a data file', {cluster => 65536, options => ['data_file=a.data']});
+try('a raw data file', {cluster => 65536, options => ['data_file=a.data', 'data_file_raw=on'], raw_data => 1});
+# Its directory, its table and its data, of one cluster each; qemu drops those that it does not trust itself.
+try('bitmaps', {cluster => 65536, bitmap => 1, leaks => 2});
 try('qcow 1', {qcow1 => 1, cluster => 4096, v3 => 0});
 try('qcow 1 with a backing file', {qcow1 => 1, cluster => 512, v3 => 0, backing => ['raw', 3 * MIB]});
+
+# ---- what the tables say afterwards ----
+
+sub script {
+	my ($image, @lines) = @_;
+	my $io = start($image);
+	my @answers = map { ask($io, $_) } @lines;
+	push @answers, stop($io) =~ s/\n/ /r;
+	return join '; ', @answers;
+}
+
+# "START+LENGTH KIND" of each piece, in clusters of 64 KiB.
+sub map_of {
+	my ($image) = @_;
+	my @map = @{decode_json(must('qemu-img', 'map', '--output=json', $image))};
+	return join ', ', map {
+		my $kind = !$_->{present} ? 'absent' : $_->{data} ? 'data' : defined $_->{offset} ? 'zero with a place' : 'zero';
+		"${\ ($_->{start} / 65536)}+${\ ($_->{length} / 65536)} $kind"
+	} grep { $_->{depth} == 0 && $_->{present} } @map;
+}
+
+sub room_of {
+	my ($image) = @_;
+	my $io = start($image);
+	my (undef, $room) = split / /, ask($io, 'usage');
+	stop($io);
+	return $room / 65536;
+}
+
+sub tables_after {
+	my ($name, $options, $lines, $expected, $room) = @_;
+	unlink glob '*.qcow* *.raw *.data';
+	made('qcow2', @$options, 'a.qcow2', 4 * MIB);
+	io('a.qcow2', 'write -P 1 0 1M', 'write -z 2M 128k', 'write -c -P 2 3M 64k');
+	must('truncate', '-s', '+1M', 'a.qcow2');
+	my $before = room_of('a.qcow2');
+	like(script('a.qcow2', @$lines), qr/^(ok; )+ok 0$/, "$name: done");
+	is(map_of('a.qcow2'), $expected, "$name: what qemu sees");
+	is(room_of('a.qcow2') - $before, $room, "$name: the room");
+	is_deeply(verdict('a.qcow2'), [0, 0], "$name: no error, no leak");
+}
+
+my @clusters = map { $_ * 65536 } 0 .. 64;
+tables_after('discard', [], ["discard $clusters[2] $clusters[3]"],
+	'0+2 data, 2+3 zero, 5+11 data, 32+2 zero, 48+1 data', 3);
+tables_after('discard of less than a cluster', [], ["discard 512 65536"], '0+16 data, 32+2 zero, 48+1 data', 0);
+tables_after('zeros keep the place', [], ["zero $clusters[2] $clusters[3]"],
+	'0+2 data, 2+3 zero with a place, 5+11 data, 32+2 zero, 48+1 data', 0);
+tables_after('zeros of what has none take none', [], ["zero $clusters[20] $clusters[3]", "zero $clusters[32] 65536"],
+	'0+16 data, 32+2 zero, 48+1 data', 0);
+tables_after('zeros and a write to them', [], ["zero $clusters[2] $clusters[3]", 'flush', "write $clusters[3] 512 1"],
+	'0+2 data, 2+1 zero with a place, 3+1 data, 4+1 zero with a place, 5+11 data, 32+2 zero, 48+1 data', 0);
+tables_after('a compressed cluster is discarded', [], ["discard $clusters[48] 65536"],
+	'0+16 data, 32+2 zero, 48+1 zero', 1);
+tables_after('discarded room is taken again', [], ["discard 0 $clusters[16]", 'reopen', "write $clusters[40] $clusters[8] 3"],
+	'0+16 zero, 32+2 zero, 40+8 data, 48+1 data', 8);
+
+# ---- read-only until repaired ----
+
+for my $bit (0, 1) {
+	my $name = ('dirty', 'corrupt')[$bit];
+	unlink glob '*.qcow* *.raw *.data';
+	made('qcow2', 'a.qcow2', 4 * MIB);
+	my $bytes = slurp('a.qcow2');
+	substr($bytes, 79, 1) = chr(1 << $bit);
+	spew('a.qcow2', $bytes);
+	is(script('a.qcow2', 'write 0 512 1', 'zero 0 512', 'discard 0 65536', 'flush', 'read 0 8'),
+		'error EROFS; error EROFS; error EROFS; ok; 0000000000000000; ok 0', "an image marked as $name is read-only");
+	ok(slurp('a.qcow2') eq $bytes, "$name: nothing was written");
+}
 done_testing;

@@ -56,28 +56,43 @@ int vdisk_close_files(struct vdisk *vd)
 
 /* ---- files that an image names ---- */
 
+/* How a path is made of a name. */
+enum place { AS_IT_IS, IN_FOLDER, LAST_PART };
+
 /*
  * The n-th place where one may be: relative to the child's folder. An absolute path is tried as it
  * is if it is one of Linux, and then by its last part in the child's folder, because where a drive
- * is mounted only the user knows. false: no more.
+ * is mounted only the user knows. qemu takes a data file's name as it is, also if it is relative;
+ * that comes second. false: no more.
  */
-static bool place_of(const char *child, const struct vdisk_locator *l, bool posix, unsigned int n,
-		     char *path, size_t size)
+static bool get_place(enum vdisk_other other, const struct vdisk_locator *l, bool posix,
+		      unsigned int n, enum place *place)
+{
+	enum place places[2];
+	unsigned int count = 0;
+
+	if (!l->absolute)
+		places[count++] = IN_FOLDER;
+	if (l->absolute ? posix : other == VDISK_DATA_FILE)
+		places[count++] = AS_IT_IS;
+	if (l->absolute)
+		places[count++] = LAST_PART;
+	if (n >= count)
+		return false;
+	*place = places[n];
+	return true;
+}
+
+static void make_path(const char *child, const char *name, enum place place, char *path,
+		      size_t size)
 {
 	const char *slash = strrchr(child, '/');
-	const char *name = l->path;
-	int folder = slash ? (int)(slash - child + 1) : 0;
-	bool two = l->absolute && posix;
+	int folder = slash && place != AS_IT_IS ? (int)(slash - child + 1) : 0;
 
-	if (n > two)
-		return false;
-	if (two && n == 0)
-		folder = 0;
-	else if (l->absolute)
+	if (place == LAST_PART)
 		name = strrchr(name, '/') + 1;
 	if ((size_t)snprintf(path, size, "%.*s%s", folder, child, name) >= size)
 		path[0] = '\0'; /* too long for a file to be there */
-	return true;
 }
 
 static int next_name(struct vdisk *vd, enum vdisk_other other, unsigned int n,
@@ -113,13 +128,16 @@ static int find_file(struct vdisk *vd, enum vdisk_other other, const char *child
 	struct vdisk_locator l = { 0 };
 	struct vdisk_error one = { 0 }, why = { 0 };
 	int ret = 0, last = -ENOENT;
+	enum place place;
 	bool posix;
 
 	for (unsigned int n = 0; !ret; n++) {
 		ret = next_name(vd, other, n, &l, &posix, &one);
-		for (unsigned int i = 0; !ret && place_of(child, &l, posix, i, path, size); i++) {
-			int taken = take(vd, path, l.format, flags, &one);
+		for (unsigned int i = 0; !ret && get_place(other, &l, posix, i, &place); i++) {
+			int taken;
 
+			make_path(child, l.path, place, path, size);
+			taken = take(vd, path, l.format, flags, &one);
 			if (!taken)
 				return 0;
 			if (taken != -ENOENT || one.problem) {

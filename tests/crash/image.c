@@ -77,6 +77,7 @@ static u8 *must(size_t size)
 
 static void make_parent(struct made *m)
 {
+	m->parent_sectors = m->sectors;
 	m->parent_size = (m->sectors + 1) * SECTOR;
 	m->parent = must(m->parent_size);
 	for (u64 i = 0; i < m->sectors; i++)
@@ -116,7 +117,6 @@ void image_make(const struct recipe *r, struct made *m)
 	m->sectors = (u64)(r->blocks - 1) * (r->block / SECTOR) + r->last_sectors;
 	m->stamps = (u64 *)must(m->sectors * sizeof(u64));
 	m->bat = BAT;
-	m->parent = NULL;
 	m->file_size = at + (placed + r->room) * (stride + 4096) + SECTOR;
 	m->file = must(m->file_size);
 	for (u64 i = 0; i < m->file_size; i += SECTOR)
@@ -138,4 +138,7 @@ void image_free(struct made *m)
 	free(m->file);
 	free(m->stamps);
 	free(m->parent);
+	free(m->data);
+	for (u32 n = 0; n < m->n_snapshots; n++)
+		free(m->snapshots[n]);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* VHD images in memory, made without a line of libvdisk's. */
+/* Images in memory, made without a line of libvdisk's: VHD here, qcow2 in qcow-image.h. */
 #ifndef CRASH_IMAGE_H
 #define CRASH_IMAGE_H
 
@@ -9,6 +9,9 @@
 #define STAMP_STALE  0xdeadULL	  /* nobody's: what was on the disk before */
 #define STAMP_PARENT (1ULL << 40) /* + sector: the parent's */
 #define STAMP_CHILD  (1ULL << 41) /* + sector: the image's from the beginning */
+#define STAMP_LATER  (1ULL << 42) /* + sector: written when there was a snapshot; twice: two */
+
+#define SNAPSHOTS_MAX 2
 
 struct recipe {
 	bool differencing;
@@ -24,9 +27,14 @@ struct made {
 	u64 file_size;
 	u64 *stamps; /* what each sector of the virtual disk holds */
 	u64 sectors;
-	u64 bat;
-	u8 *parent; /* a fixed VHD, or NULL */
-	u64 parent_size;
+	u8 *parent; /* or NULL: a fixed VHD; a raw image */
+	u64 parent_size, parent_sectors;
+	u64 bat; /* VHD */
+	/* qcow2 */
+	u8 *data; /* the data file, or NULL */
+	u64 data_size;
+	u32 n_snapshots;
+	u64 *snapshots[SNAPSHOTS_MAX]; /* what each sector holds */
 };
 
 void image_make(const struct recipe *r, struct made *m);

@@ -27,6 +27,7 @@ void model_exit(struct model *m)
 	for (u64 i = 0; i < m->n; i++)
 		free(m->sectors[i].v);
 	free(m->sectors);
+	free(m->history);
 }
 
 bool model_busy(const struct model *m, u64 first, u64 count)
@@ -41,6 +42,11 @@ u64 model_begin(struct model *m, u64 first, u64 count, bool zeros)
 {
 	u64 serial = m->serial++;
 
+	if (!(serial & (serial - 1)))
+		m->history = realloc(m->history, 2 * serial * sizeof(*m->history));
+	if (!m->history)
+		abort();
+	m->history[serial] = (struct written){ first, count, zeros };
 	while (count--) {
 		struct sector *s = &m->sectors[first++];
 
@@ -98,7 +104,50 @@ static void forget(struct sector *s, u64 before)
 void model_flushed(struct model *m, const u64 *snapshot)
 {
 	for (u64 i = 0; i < m->n; i++)
-		forget(&m->sectors[i], snapshot[i]);
+		if (snapshot[i] > m->sectors[i].lost)
+			forget(&m->sectors[i], snapshot[i]);
+	m->losing = false;
+}
+
+void model_lose(struct model *m)
+{
+	m->losing = true;
+}
+
+void model_flush_failed(struct model *m)
+{
+	for (u64 i = 0; i < m->n && m->losing; i++) {
+		struct sector *s = &m->sectors[i];
+
+		s->lost = m->serial - 1;
+		for (u32 k = 1; k < s->n; k++)
+			s->v[k].ended = false;
+	}
+	m->losing = false;
+}
+
+u64 model_oldest(const struct model *m, u64 sector, u64 *then)
+{
+	const struct sector *s = &m->sectors[sector];
+	const struct version *v = m->losing ? s->v : latest(s);
+
+	*then = v->stamp;
+	return v->serial;
+}
+
+bool model_could_read(const struct model *m, u64 sector, u64 stamp, u64 oldest, u64 then)
+{
+	if (stamp == then)
+		return true;
+	if (stamp)
+		return stamp > oldest && stamp < m->serial && !m->history[stamp].zeros &&
+		       sector >= m->history[stamp].first &&
+		       sector - m->history[stamp].first < m->history[stamp].count;
+	for (u64 i = oldest + 1; i < m->serial; i++)
+		if (m->history[i].zeros && sector >= m->history[i].first &&
+		    sector - m->history[i].first < m->history[i].count)
+			return true;
+	return false;
 }
 
 void model_durable(struct model *m, u64 first, u64 count, u64 serial)
@@ -121,7 +170,7 @@ bool model_reads(const struct model *m, u64 sector, u64 stamp)
 {
 	const struct sector *s = &m->sectors[sector];
 
-	for (const struct version *v = latest(s); v < s->v + s->n; v++)
+	for (const struct version *v = m->losing ? s->v : latest(s); v < s->v + s->n; v++)
 		if (v->stamp == stamp)
 			return true;
 	return false;

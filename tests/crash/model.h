@@ -17,11 +17,20 @@ struct sector {
 	struct version *v;
 	u32 n, room;
 	bool busy;
+	u64 lost; /* what is not newer may be lost, and a flush has said so */
+};
+
+/* A write, by its serial number. */
+struct written {
+	u64 first, count;
+	bool zeros;
 };
 
 struct model {
 	struct sector *sectors;
 	u64 n, serial;
+	struct written *history;
+	bool losing; /* something may be lost, which no flush has said yet */
 };
 
 void model_init(struct model *m, const u64 *stamps, u64 n);
@@ -40,6 +49,15 @@ u64 *model_snapshot(const struct model *m);
 /* Versions older than these are history. */
 void model_flushed(struct model *m, const u64 *snapshot);
 void model_durable(struct model *m, u64 first, u64 count, u64 serial);
+
+/* Writes that have ended may be lost all the same: the next flush has to fail. It has failed. */
+void model_lose(struct model *m);
+void model_flush_failed(struct model *m);
+
+/* The serial number of what a read that begins now may find at least; may one that began then find
+ * this now? Then is what was found then. */
+u64 model_oldest(const struct model *m, u64 sector, u64 *then);
+bool model_could_read(const struct model *m, u64 sector, u64 stamp, u64 oldest, u64 then);
 
 /* May the sector hold this after a power cut; may a read see it now? */
 bool model_survives(const struct model *m, u64 sector, u64 stamp);

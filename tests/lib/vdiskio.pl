@@ -40,6 +40,7 @@ sub ask {
 # The last answer, and how it ended.
 sub stop {
 	my ($io) = @_;
+	local $SIG{PIPE} = 'IGNORE';
 	close $io->{to};
 	my $last = readline $io->{from};
 	waitpid $io->{pid}, 0;
