@@ -14,7 +14,7 @@ _ntfsmap_options() {
 	list | status | verify) echo "--json $all" ;;
 	info | map) echo "--format --json --parent $all" ;;
 	cat) echo "--format --parent $all" ;;
-	check) echo "--readonly --format --allow --json --parent $all" ;;
+	check) echo "--readonly --format --allow --json --parent --repair --repair=leaks $all" ;;
 	host | reserve) echo "$all" ;;
 	*) echo "--readonly --format --allow --concise --parent --static --test --deferred --json $all" ;;
 	esac
