@@ -7,13 +7,13 @@
 _ntfsmap_options() {
 	local all='--quiet --debug --help --version'
 	case $1 in
-	table) echo "--readonly --format --allow --concise --parent --static $all" ;;
-	open) echo "--readonly --format --allow --parent --static --test $all" ;;
+	table) echo "--readonly --format --allow --concise --parent --snapshot --static $all" ;;
+	open) echo "--readonly --format --allow --parent --snapshot --static --test $all" ;;
 	close) echo "--deferred $all" ;;
 	reload) echo "--allow $all" ;;
 	list | status | verify) echo "--json $all" ;;
-	info | map) echo "--format --json --parent $all" ;;
-	cat) echo "--format --parent $all" ;;
+	info | map) echo "--format --json --parent --snapshot $all" ;;
+	cat) echo "--format --parent --snapshot $all" ;;
 	check) echo "--readonly --format --allow --json --parent $all" ;;
 	host | reserve) echo "$all" ;;
 	*) echo "--readonly --format --allow --concise --parent --static --test --deferred --json $all" ;;
