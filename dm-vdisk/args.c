@@ -120,6 +120,8 @@ static int parse_data(struct parser *p, size_t *end)
 
 	if (d->data)
 		return refuse(p, "Feature 'data' is given twice");
+	if (strcmp(d->format, "qcow2"))
+		return refuse(p, "Feature 'data': this format keeps all in one file");
 	return open_device(p, end, device_mode(d), &d->data,
 			   "Cannot open the device of feature 'data'");
 }
@@ -130,6 +132,8 @@ static int parse_snapshot(struct parser *p, size_t *end)
 
 	if (p->d->snapshot)
 		return refuse(p, "Feature 'snapshot' is given twice");
+	if (strcmp(p->d->format, "qcow2"))
+		return refuse(p, "Feature 'snapshot': this format has none inside");
 	p->d->snapshot = kstrdup(name, GFP_KERNEL);
 	return p->d->snapshot ? 0 : -ENOMEM;
 }

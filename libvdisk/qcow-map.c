@@ -271,6 +271,19 @@ static int map_standard(const struct vdisk *vd, const struct qcow_entry *e, u64 
 
 /* ---- many clusters ---- */
 
+/*
+ * A cluster that the end of the file cuts off in front of something of the disk is moved when that
+ * is written to. Nobody may write to the old place meanwhile: it is not DATA.
+ */
+static void protect_cut_off(const struct vdisk *vd, u64 offset, u64 skip, struct vdisk_map *answer)
+{
+	u64 left = vd->info.virtual_size - (offset - skip), whole = cluster_bytes(&vd->qcow);
+
+	if (answer->kind == VDISK_DATA && !vd->qcow.has_data &&
+	    answer->offset - skip + (left < whole ? left : whole) > vd->io.size)
+		answer->kind = VDISK_SHARED;
+}
+
 /* As far as one cluster goes, or all that one missing table would tell about; *entry is the place
  * of what says so. */
 static int map_one(const struct vdisk *vd, u64 offset, u64 length, u64 *entry,
@@ -293,12 +306,14 @@ static int map_one(const struct vdisk *vd, u64 offset, u64 length, u64 *entry,
 	if (e.table == VDISK_NOWHERE)
 		map_nowhere(vd, answer);
 	else if (q->version == 1)
-		return map_version1(vd, &e, skip, answer);
+		ret = map_version1(vd, &e, skip, answer);
 	else if (e.value & QCOW_COMPRESSED)
-		return map_compressed(vd, &e, answer);
+		ret = map_compressed(vd, &e, answer);
 	else
-		return map_standard(vd, &e, offset - skip, skip, answer);
-	return 0;
+		ret = map_standard(vd, &e, offset - skip, skip, answer);
+	if (!ret)
+		protect_cut_off(vd, offset, skip, answer);
+	return ret;
 }
 
 static bool continues(const struct vdisk_map *m, const struct vdisk_map *next)

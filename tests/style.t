@@ -55,7 +55,7 @@ done
 for word in hiberfile cloud offline readonly-file valid-data-length; do
 	ok "the man page has --allow=$word" grep -q -- "${word//-/.*-}" man/ntfsmap.8
 done
-for word in $(grep -oE 'strcasecmp\((name|argv\[0\]), "[a-z_]+"' dm-vdisk/target.c | cut -d'"' -f2 | sort -u); do
+for word in $(grep -ohE 'strcasecmp\((name|argv\[0\]), "[a-z_]+"' dm-vdisk/{target,args}.c | cut -d'"' -f2 | sort -u); do
 	ok "dm-vdisk.7 has $word" grep -q "^\.It Cm $word" man/dm-vdisk.7
 done
 none "the man pages have no fault" bash -c 'type -P mandoc >/dev/null && mandoc -Tlint -W warning man/*.[78]'

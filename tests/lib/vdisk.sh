@@ -25,14 +25,21 @@ build_module() {
 	export TEST_MODULE
 }
 
-# lay IMAGE SECTORS PIECES [ROOM-BYTES]: puts $T/IMAGE.vhd, whose disk has so many sectors, on the disk
+# lay IMAGE SECTORS PIECES [ROOM-BYTES] [FORMAT]: puts $T/IMAGE.FORMAT (vhd), whose disk has so many sectors, on the disk
 lay() {
-	local bytes
-	[ "${4:-0}" = 0 ] || "$lay" room "$T/$1.vhd" "$4"
-	bytes=$(stat -c %s "$T/$1.vhd")
+	local format=${5:-vhd} file bytes
+	file=$T/$1.$format
+	if [ "${4:-0}" != 0 ]; then
+		if [ "$format" = vhd ]; then
+			"$lay" room "$file" "$4"
+		else
+			truncate -s "+$4" "$file"
+		fi
+	fi
+	bytes=$(stat -c %s "$file")
 	[ -e "$disk" ] || : >"$disk"
-	"$lay" place "$T/$1.vhd" "$disk" "$next" "$3" >"$share/$1.extents" || bail "cannot lay $1"
-	echo "$2 $bytes" >"$share/$1.size"
+	"$lay" place "$file" "$disk" "$next" "$3" >"$share/$1.extents" || bail "cannot lay $1"
+	echo "$2 $bytes $format" >"$share/$1.size"
 	next=$((next + bytes / 512 + $3 * 16 + 2048))
 	next=$((next - next % 8))
 	truncate -s $((next * 512)) "$disk"
@@ -52,10 +59,10 @@ back() {
 
 # table IMAGE DEVICE FEATURES...: the table line of an image that was laid out on the disk
 table() {
-	local name=$1 lower=$2 sectors bytes
+	local name=$1 lower=$2 sectors bytes format
 	shift 2
-	read -r sectors bytes <"$share/$name.size"
-	echo "0 $sectors vdisk vhd $(($# + 2)) file_bytes $bytes $* 1 $lower $(wc -w <"$share/$name.extents") $(cat "$share/$name.extents")" | tr -s ' '
+	read -r sectors bytes format <"$share/$name.size"
+	echo "0 $sectors vdisk $format $(($# + 2)) file_bytes $bytes $* 1 $lower $(wc -w <"$share/$name.extents") $(cat "$share/$name.extents")" | tr -s ' '
 }
 
 # field DEVICE N: of the status, the first is the mode

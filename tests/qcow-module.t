@@ -1,0 +1,276 @@
+#!/usr/bin/env bash
+# The kernel target on qcow2 and qcow: every option of qemu-img is read as qemu-img reads it; random histories of
+# threads that know what they wrote; copies of shared, compressed and backing clusters; no room; damage. Afterwards
+# qemu-img finds neither errors nor leaks, and the same bytes. TEST_SEED chooses other histories.
+# shellcheck source=lib/tap.sh
+. "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
+. "$top/tests/lib/ntfs.sh"
+# shellcheck source=lib/vdisk.sh
+. "$top/tests/lib/vdisk.sh"
+need qemu-img qemu-io dmsetup perl fio
+seed=${TEST_SEED:-20261121}
+
+# --- in the machine ---
+
+# The other devices that an image needs are features, in the file NAME.features.
+create() {
+	local device=$1 name=$2 features=()
+	shift 2
+	[ ! -e "$share/$name.features" ] || read -ra features <"$share/$name.features"
+	dmsetup create "$device" --table "$(table "$name" /dev/vda "${features[@]}" "$@")"
+}
+
+said() {
+	dmesg -c | sed 's/^[^]]*\] //'
+}
+
+reads() {
+	local name
+	for name in $(cat "$share/readers"); do
+		ok "$name: created" create v "$name" cache_kib 64 read_only
+		ok "  reads equal qemu's" cmp /dev/mapper/v "$share/$name.model"
+		is "$(field v 1)" ro "  mode ro"
+		remove v
+	done
+	create v zlib read_only
+	ok "512 bytes at a time" eval 'dd if=/dev/mapper/v bs=512 iflag=direct status=none | cmp - $share/zlib.model'
+	ok "  and many at once" fio --name=r --filename=/dev/mapper/v --rw=randread --bsrange=512-256k --size=9m \
+		--norandommap --number_ios=300 --numjobs=4 --direct=1 --ioengine=libaio --iodepth=16 --output-format=terse
+	remove v
+}
+
+# Names with spaces, ids; and what is not there.
+snapshots() {
+	rm "$share/inside.features"
+	ok "a snapshot with a space in its name" create v inside snapshot 'its\ name'
+	ok "  reads equal qemu's" cmp /dev/mapper/v "$share/second.model"
+	like "$(dmsetup table v)" ' snapshot its\\ name 1 ' "  the table is what was given"
+	run dd if=/dev/zero of=/dev/mapper/v bs=64k count=1 oflag=direct
+	is "$status" 1 "  cannot be written"
+	remove v
+	ok "a snapshot by its id" create v inside snapshot 2
+	ok "  reads equal qemu's" cmp /dev/mapper/v "$share/second.model"
+	remove v
+	said >/dev/null
+	create v inside snapshot nobody
+	is "$(field v 1)" fail "a snapshot that is not there: mode fail"
+	like "$(said)" 'snapshot' "  the log says why"
+	remove v
+}
+
+# hammer IMAGE OPTIONS...: on v, from where the last one of this image ended
+hammer() {
+	local name=$1 begin
+	shift
+	begin=$share/$name.end
+	[ -e "$begin" ] || begin=$share/$name.model
+	"$hammer" "seed=$seed" "begin=$begin" "end=$share/$name.end" "$@" /dev/mapper/v
+}
+
+# Random histories, and again where the cache is as small as it can be and emptied.
+writes() {
+	local name
+	for name in $(cat "$share/writers"); do
+		ok "$name: created" create v "$name"
+		ok "  threads find what they wrote" hammer "$name" ops=150 max=256
+		is "$(field v 1)" rw "  mode rw"
+		remove v
+		ok "  created with a small cache" create v "$name" cache_kib 64
+		ok "  what was written is there" cmp /dev/mapper/v "$share/$name.end"
+		hammer "$name" ops=100 max=64 frame=512 seed=$((seed + 1)) >"$T/log" 2>&1 &
+		while kill -0 $! 2>/dev/null; do
+			dmsetup message v 0 drop_cache
+			dmsetup suspend v && dmsetup resume v
+			sleep 0.2
+		done
+		ok "  and threads beside suspends" wait $!
+		is "$(field v 1)" rw "  mode rw"
+		remove v
+	done
+}
+
+if in_machine; then
+	ok "insmod" insmod "$TEST_MODULE"
+	reads
+	snapshots
+	writes
+	ok "rmmod" rmmod dm-vdisk
+	done_testing
+	exit
+fi
+
+# --- outside ---
+
+# What compresses, what does not, and nothing: in pieces of all sizes around a cluster's.
+contents() {
+	perl -e 'my ($seed, $size) = @ARGV; srand $seed; my $out = "";
+		while (length $out < $size) {
+			my $kind = int rand 4;
+			my $n = 512 << int rand 10;
+			$out .= $kind == 0 ? "\0" x $n : $kind == 1 ? pack("L*", map { rand 2**32 } 1 .. $n / 4)
+				: substr(join(" ", map { int rand 1000 } 1 .. $n / 2), 0, $n);
+		}
+		print substr $out, 0, $size' "$@"
+}
+
+size=$((9 * 1048576 + 3 * 512))
+sectors=$((size / 512))
+format=qcow2 # of the next image
+readers=() writers=()
+
+# image NAME [OPTION...] [-- CONVERT-OPTION...]: of the contents
+image() {
+	local name=$1 options=()
+	shift
+	while [ $# != 0 ] && [ "$1" != -- ]; do
+		options+=(-o "$1")
+		shift
+	done
+	qemu-img convert -f raw -O "$format" "${options[@]}" "${@:2}" "$T/contents" "$T/$name.$format" 2>"$T/log" ||
+		[ "$format $*" = "qcow -- -c" ] || # qemu 7.2 writes all of a compressed one, and fails at the very end
+		bail "qemu-img cannot make $name"
+}
+
+# overlay NAME BACKING [OPTION...]: nothing of its own yet
+overlay() {
+	local options=()
+	for option in "${@:3}"; do options+=(-o "$option"); done
+	qemu-img create -q -f qcow2 -b "$T/$2" -F "${2##*.}" "${options[@]}" "$T/$1.qcow2" || bail "qemu-img cannot make $1"
+}
+
+# change NAME COMMAND...: by qemu-io
+change() {
+	local name=$1 args=()
+	shift
+	for command; do args+=(-c "$command"); done
+	qemu-io -f "$format" "${args[@]}" "$T/$name.$format" >"$T/log" 2>&1 || bail "qemu-io on $name: $(<"$T/log")"
+}
+
+# What qemu-img reads goes to the share, the image to the disk.
+model() {
+	qemu-img convert -f "$format" "${@:2}" -O raw "$T/$1.$format" "$share/$1.model" || bail "qemu-img cannot read $1"
+}
+
+# reader NAME [FEATURE...]
+reader() {
+	[ -e "$share/$1.model" ] || model "$1"
+	echo "${@:2}" >"$share/$1.features"
+	lay "$1" "$sectors" 5 0 "$format"
+	readers+=("$1")
+}
+
+# writer NAME [FEATURE...]: with room for all of the disk
+writer() {
+	model "$1"
+	echo "${@:2}" >"$share/$1.features"
+	lay "$1" "$sectors" 7 $((14 << 20)) "$format"
+	writers+=("$1")
+}
+
+# Images of which some is as it was, and some is not.
+make_readers() {
+	local n
+	image plain && reader plain
+	image v2 compat=0.10 && reader v2
+	image c512 cluster_size=512 && reader c512
+	image c2m cluster_size=2M && reader c2m
+	image metadata preallocation=metadata lazy_refcounts=on && reader metadata
+	for n in 1 2 64; do
+		image "refcount$n" refcount_bits=$n && reader "refcount$n"
+	done
+	image subclusters extended_l2=on cluster_size=128k
+	change subclusters 'write -P 7 4k 12k' 'write -z 40k 8k' 'discard 1M 128k' 'write -P 9 8M 4k'
+	reader subclusters
+	image zeroes
+	change zeroes 'write -z 0 1M' 'write -zu 2M 2M' 'discard 5M 128k'
+	reader zeroes
+	overlay onraw contents.raw
+	change onraw 'write -P 1 70000 512' 'write -z 2M 1M' 'write -P 2 8M 1M'
+	reader onraw parent /dev/vdb
+	qemu-img create -q -f qcow2 -o "data_file=$T/data.raw" "$T/data.qcow2" "$size"
+	change data 'write -P 3 1M 2M' 'write -P 4 0 512' 'write -z 1M 64k'
+	reader data data /dev/vdc
+	image inside
+	qemu-img snapshot -c first "$T/inside.qcow2"
+	change inside 'write -P 5 0 3M' 'discard 4M 1M'
+	qemu-img snapshot -c 'its name' "$T/inside.qcow2"
+	change inside 'write -P 6 2M 3M'
+	model inside -l snapshot.name='its name'
+	mv "$share/inside.model" "$share/second.model"
+	model inside -l snapshot.name=first
+	reader inside snapshot first
+	image short
+	truncate -s -3000 "$T/short.qcow2"
+	reader short
+}
+
+make_compressed() {
+	image zlib -- -c && reader zlib
+	image zlib512 cluster_size=512 -- -c && reader zlib512
+	image zlib2m cluster_size=2M -- -c && reader zlib2m
+	image v2zlib compat=0.10 -- -c && reader v2zlib
+	image zstd compression_type=zstd -- -c && reader zstd
+	image zstd4k compression_type=zstd cluster_size=4k -- -c && reader zstd4k
+	image zstd2m compression_type=zstd cluster_size=2M -- -c && reader zstd2m
+	image packedext compression_type=zstd extended_l2=on -- -c
+	change packedext 'write -P 7 1M 12k' 'write -z 5M 8k'
+	reader packedext
+}
+
+make_qcow1() {
+	local format=qcow
+	image qcow1 && reader qcow1
+	image qcow1packed -- -c && reader qcow1packed
+	image wqcow1 -- -c && writer wqcow1
+}
+
+make_writers() {
+	image w64 && writer w64
+	image wv2 compat=0.10 && writer wv2
+	image w512 cluster_size=512 && writer w512
+	image w2m cluster_size=2M && writer w2m
+	image wbits refcount_bits=1 && writer wbits
+	image wext extended_l2=on && writer wext
+	image wzlib -- -c && writer wzlib
+	image wzstd compression_type=zstd cluster_size=2M -- -c && writer wzstd
+	image wpackedext compression_type=zstd extended_l2=on -- -c && writer wpackedext
+	image wshared
+	qemu-img snapshot -c before "$T/wshared.qcow2"
+	writer wshared
+	overlay wchild contents.raw
+	change wchild 'write -P 1 70000 512' 'write -z 2M 1M' 'write -P 2 8M 1M'
+	writer wchild parent /dev/vdb
+	overlay wextchild contents.raw extended_l2=on
+	change wextchild 'write -P 1 70000 512' 'write -z 2M 1M' 'write -P 2 8M 1M'
+	writer wextchild parent /dev/vdb
+}
+
+build_module
+echo "# seed $seed"
+contents "$seed" "$size" >"$T/contents"
+cp "$T/contents" "$T/contents.raw"
+make_readers
+make_compressed
+make_writers
+make_qcow1
+echo "${readers[*]}" >"$share/readers"
+echo "${writers[*]}" >"$share/writers"
+before=$(outside)
+
+guest_tests -t 1200 -m 2048 -d "$disk" -d "$T/contents.raw,ro" -d "$T/data.raw" -s "$share"
+
+is "$(outside)" "$before" "every byte outside the images is unchanged"
+for image in "${writers[@]}"; do
+	format=$(cut -d' ' -f3 "$share/$image.size")
+	back "$image"
+	if [ "$format" = qcow2 ]; then
+		run qemu-img check -f qcow2 "$T/$image.after"
+		is "$status" 0 "$image: qemu-img finds no error and no leak" || diag "$out$err"
+	fi
+	ok "$image: qemu-img reads what the threads know" eval \
+		'qemu-img convert -f "$format" -O raw "$T/$image.after" "$T/out" && cmp "$T/out" "$share/$image.end"'
+done
+ok "the snapshot is what it was" eval \
+	'qemu-img convert -l before -O raw $T/wshared.after $T/out && cmp $T/out $share/wshared.model'
+done_testing
