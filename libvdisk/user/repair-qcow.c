@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Checking a qcow or qcow2, and repairing a qcow2. The steps of a repair, so that a power cut leaves
- * nothing worse than there was; what a step has written is durable before the next, but that the
- * first two may be mixed:
+ * Checking a qcow or qcow2, and repairing a qcow2. The steps of a repair, so that a power cut
+ * leaves nothing worse than there was; what a step has written is durable before the next, but
+ * that the first two may be mixed:
  *
  *   raise    counts that are too low go up; new refcount blocks and a new table are written where
  *            nothing else is

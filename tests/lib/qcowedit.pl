@@ -30,7 +30,7 @@ sub bytes {
 	my ($q, $at, $n, $new) = @_;
 	sysseek $q->{f}, $at, 0 or die $!;
 	if (defined $new) {
-		syswrite($q->{f}, $new) == $n or die $!;
+		(syswrite($q->{f}, $new) // 0) == $n or die "$n bytes at $at: $!";
 		return $new;
 	}
 	my $got = '';
