@@ -7,16 +7,16 @@
 _ntfsmap_options() {
 	local all='--quiet --debug --help --version'
 	case $1 in
-	table) echo "--readonly --format --allow --concise --parent --static $all" ;;
-	open) echo "--readonly --format --allow --parent --static --test $all" ;;
+	table) echo "--readonly --format --allow --concise --parent --snapshot --static $all" ;;
+	open) echo "--readonly --format --allow --parent --snapshot --static --test $all" ;;
 	close) echo "--deferred $all" ;;
 	reload) echo "--allow $all" ;;
 	list | status | verify) echo "--json $all" ;;
-	info | map) echo "--format --json --parent $all" ;;
-	cat) echo "--format --parent $all" ;;
-	check) echo "--readonly --format --allow --json --parent --repair --repair=leaks $all" ;;
+	info | map) echo "--format --json --parent --snapshot $all" ;;
+	cat) echo "--format --parent --snapshot $all" ;;
+	check) echo "--readonly --format --allow --json --parent --snapshot --repair --repair=leaks $all" ;;
 	host | reserve) echo "$all" ;;
-	*) echo "--readonly --format --allow --concise --parent --static --test --deferred --json $all" ;;
+	*) echo "--readonly --format --allow --concise --parent --snapshot --static --repair --test --deferred --json $all" ;;
 	esac
 }
 
@@ -108,7 +108,7 @@ _ntfsmap_cut() {
 
 _ntfsmap() {
 	local verbs='table open close reload list status info map cat check reserve verify host'
-	local formats=$'raw\nvhd' allowed=$'hiberfile\ncloud\noffline\nreadonly-file\nvalid-data-length'
+	local formats=$'raw\nvhd\nqcow\nqcow2' allowed=$'hiberfile\ncloud\noffline\nreadonly-file\nvalid-data-length'
 	local words=() word cur before='' verb='' concise='' count=0 i
 	COMPREPLY=()
 	_ntfsmap_join
@@ -116,7 +116,7 @@ _ntfsmap() {
 	for ((i = 1; i < ${#words[@]} - 1; i++)); do
 		word=${words[i]}
 		case $before/$word in
-		-f/* | --format/* | --allow/* | --parent/*) word='' ;; # the word of that option
+		-f/* | --format/* | --allow/* | --parent/* | --snapshot/*) word='' ;; # the word of that option
 		*/--concise) concise=concise ;;
 		*/-*) ;;
 		*)
@@ -136,6 +136,7 @@ _ntfsmap() {
 	-f/* | --format/*) _ntfsmap_choose "$cur" "$formats" ;;
 	--allow/*) _ntfsmap_choose "$cur" "$allowed" ;;
 	--parent/*) _ntfsmap_source "$cur" ;;
+	--snapshot/*) ;; # only root could read which there are
 	*/-*) mapfile -t COMPREPLY < <(compgen -W "$(_ntfsmap_options "$verb")" -- "$cur") ;;
 	*)
 		[ -n "$verb" ] || mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$cur")

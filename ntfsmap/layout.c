@@ -260,6 +260,20 @@ static int check_data(const struct image *img)
 		(unsigned long long)info->virtual_size, (unsigned long long)info->virtual_size);
 }
 
+/* No block device has the last bytes of a regular file that do not fill a sector, and what qemu
+ * packed last ends anywhere. */
+static int check_tail(const struct image *img)
+{
+	uint64_t tail = img->io.size % VDISK_SECTOR;
+
+	if (img->file || !tail || !vdisk_info(img->vd)->version)
+		return DONE;
+	return fail(REFUSED,
+		    "%s: its last %llu bytes do not fill a sector, and a loop device does not have "
+		    "them: `truncate -s %%512` makes it longer, which does no harm",
+		    img->name, (unsigned long long)tail);
+}
+
 /* The file's own extents, up to the end of the block in which the file ends. */
 static int add_extents(struct plan *plan, const struct image *img)
 {
@@ -286,6 +300,8 @@ static int plan_vdisk(struct image *img, struct plan *plan)
 
 	if (!code)
 		code = check_data(img);
+	if (!code)
+		code = check_tail(img);
 	if (code)
 		return code;
 	ret = add_extents(plan, img);

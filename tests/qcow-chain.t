@@ -1,0 +1,308 @@
+#!/bin/bash
+# qcow2 and qcow for the verbs that make no device: how backing files and data files are found, on NTFS and in plain
+# files; what is refused, and with which words; contents, extents, snapshots, facts; reserve. See qcow-open.t for devices.
+# shellcheck source=lib/tap.sh
+. "$(dirname "$0")/lib/tap.sh"
+# shellcheck source=lib/ntfs.sh
+. "$top/tests/lib/ntfs.sh"
+need mkntfs ntfscat perl qemu-img qemu-io
+d=$T/images
+mkdir "$d" && cd "$d" || bail "no $d" # from where qemu looks for data files
+
+# create NAME OPTION... SIZE: $d/NAME
+create() {
+	(cd "$d" && qemu-img create -q "${@:2:$#-2}" "$1" "${!#}" >"$T/log" 2>&1) || bail "qemu-img create $*: $(<"$T/log")"
+	truncate -s %512 "$d/$1" # see marks()
+}
+# fill NAME COMMAND...: by qemu-io, and its model $d/NAME.raw
+fill() {
+	local name=$1 command args=()
+	shift
+	for command; do args+=(-c "$command"); done
+	qemu-io "${args[@]}" "$d/$name" >"$T/log" 2>&1 || bail "qemu-io $name: $(<"$T/log")"
+	qemu-img convert -O raw "$d/$name" "$d/$name.raw" || bail "qemu-img convert $name"
+}
+# put NAME PATH: the file onto the volume
+put() {
+	f file "$2" "$(stat -c %s "$d/$1")" runs=3 order=shuffle seed=3 fill=stdin <"$d/$1"
+}
+# reads NAME SOURCE WHAT [OPTION...]: cat shows the model
+reads() {
+	local name=$1 source=$2 what=$3
+	shift 3
+	"$ntfsmap" cat -q "$@" "$source" >"$T/seen" 2>"$T/err"
+	cmp "$T/seen" "$d/$name.raw" >>"$T/err" 2>&1
+	result $? "$what" || diag "$(<"$T/err")"
+}
+# tried STATUS REGEX WHAT SOURCE [OPTION...]: by open --test and by table --concise, with the same reason
+tried() {
+	local want=$1 regex=$2 what=$3
+	shift 3
+	run "$ntfsmap" table --concise t "$@"
+	is "$status" "$want" "$what: exit $want"
+	like "$err" "$regex" '  says why'
+	like "$out" '^refused: ' '  spoils the table'
+	run "$ntfsmap" check "$@"
+	is "$status" "$want" '  check agrees' || diag "$out$err"
+}
+json() {
+	perl -MJSON::PP -e 'local $/; my $j = decode_json(<STDIN>); print eval "\$j->$ARGV[0]" // "null"' "$1"
+}
+
+head -c 3145728 /dev/urandom >"$d/base.img"
+create mid.qcow2 -f qcow2 -b base.img -F raw 4M
+fill mid.qcow2 'write -P 1 1M 200k' 'write -z 2M 128k' 'write -c -P 2 3M 64k'
+create old.qcow -f qcow -b mid.qcow2 -F qcow2 5M
+fill old.qcow 'write -P 3 2100k 64k'
+create top.qcow2 -f qcow2 -o cluster_size=4k,extended_l2=off -b old.qcow -F qcow 6M
+fill top.qcow2 'write -P 4 100k 50k' 'write -z 3M 64k'
+
+on_ntfs() {
+	volume 64M
+	f mkdir /dir
+	put base.img /dir/Base.IMG
+	put mid.qcow2 /dir/mid.qcow2
+	put old.qcow /dir/old.qcow
+	put top.qcow2 /dir/top.qcow2
+	reads mid.qcow2 "$img:/dir/mid.qcow2" 'a qcow2 on a raw image, in another case'
+	reads top.qcow2 "$img:/dir/top.qcow2" 'a chain of four, in three formats'
+	exits 2 'plain table refuses' "$ntfsmap" "$img:/dir/top.qcow2"
+	run "$ntfsmap" table -q --concise t "$img:/dir/top.qcow2"
+	tr ';' '\n' <"$T/out" >"$T/devices"
+	is "$(cut -d, -f1,4 "$T/devices" | xargs)" 't-base3,ro t-base2,ro t-base1,ro t,rw' 'table --concise: parents first, read-only'
+	is "$(cut -d, -f2 "$T/devices" | sed 's/-[0-9A-F]\{16\}-.*//' | xargs)" \
+		'NTFSMAP-BASE-RAW NTFSMAP-BASE-QCOW2 NTFSMAP-BASE-QCOW NTFSMAP-QCOW2' '  with UUIDs that name their formats'
+	like "$(sed -n 1p "$T/devices")" ',0 [0-9]+ linear ' '  the raw one is linear'
+	like "$(sed -n 2p "$T/devices")" ',0 8192 vdisk qcow2 [35] read_only (file_bytes [0-9]+ )?parent /dev/mapper/t-base3 1 ' '  the qcow2 on it'
+	like "$(sed -n 4p "$T/devices")" ',0 12288 vdisk qcow2 [24] .*parent /dev/mapper/t-base1 1 ' '  the child'
+	is "$("$ntfsmap" info --json "$img:/dir/top.qcow2" | json '{parents}[2]{image}{format}')" raw 'info shows all parents'
+}
+
+names() {
+	create posix.qcow2 -f qcow2 -u -b /elsewhere/base.img -F raw 4M
+	put posix.qcow2 /posix.qcow2
+	tried 4 'looked for /elsewhere/base.img.*--parent' 'an absolute name on NTFS is looked up from the root' "$img:/posix.qcow2"
+	f mkdir /elsewhere
+	put base.img /elsewhere/base.img
+	exits 0 '  where it is found' "$ntfsmap" table -q --concise t "$img:/posix.qcow2"
+	exits 0 '  in plain files, by its last part in the same folder' "$ntfsmap" table -q --concise t "$d/posix.qcow2"
+	create leaves.qcow2 -f qcow2 -u -b ../../base.img -F raw 4M
+	put leaves.qcow2 /dir/leaves.qcow2
+	tried 4 'leaves the volume' 'a name that leaves the volume' "$img:/dir/leaves.qcow2"
+	create windows.qcow2 -f qcow2 -u -b 'C:\dir\mid.qcow2' -F qcow2 4M
+	put windows.qcow2 /windows.qcow2
+	exits 0 'a name of Windows' "$ntfsmap" table -q --concise t "$img:/windows.qcow2"
+	create nbd.qcow2 -f qcow2 -u -b nbd://host/x -F raw 4M
+	tried 4 'names none that could be here.*--parent' 'a name of what only qemu can reach' "$d/nbd.qcow2"
+	exits 0 '  --parent names another' "$ntfsmap" table -q --concise t --parent "$d/base.img" "$d/nbd.qcow2"
+	create vmdk.qcow2 -f qcow2 -u -b x.vmdk -F vmdk 4M
+	tried 2 'the format "vmdk"' 'a backing format that is not supported' "$d/vmdk.qcow2"
+	create loop.qcow2 -f qcow2 -u -b loap.qcow2 -F qcow2 4M
+	cp "$d/loop.qcow2" "$d/loap.qcow2"
+	tried 2 'comes back to' 'a chain that is a loop' "$d/loop.qcow2"
+	exits 1 '--parent of an image that has none' "$ntfsmap" cat --parent "$d/base.img" "$d/base.img"
+	# What the image says counts, not what the contents look like: a guest may have written a header.
+	head -c 65536 "$d/mid.qcow2" >"$d/fake.img"
+	truncate -s 1M "$d/fake.img"
+	create onfake.qcow2 -f qcow2 -b fake.img -F raw 1M
+	fill onfake.qcow2 'write -P 9 512k 64k'
+	reads onfake.qcow2 "$d/onfake.qcow2" 'a raw parent that looks like a qcow2 is raw, if the child says so'
+	reads onfake.qcow2 "$d/onfake.qcow2" '  also when --parent names it' --parent "$d/fake.img"
+}
+
+data_files() {
+	create data.qcow2 -f qcow2 -o data_file=data.img,data_file_raw=on 4M
+	fill data.qcow2 'write -P 5 1M 1M'
+	cp --sparse=never "$d/data.img" "$d/x" && mv "$d/x" "$d/data.img"
+	reads data.qcow2 "$d/data.qcow2" 'an image with a data file'
+	exits 2 '  plain table refuses' "$ntfsmap" "$d/data.qcow2"
+	like "$err" 'has a data file, so it takes several devices' '  says why'
+	put data.qcow2 /dir/data.qcow2
+	tried 4 'keeps its data in another file, and /dir/data.img is not there' 'a data file that is not there' "$img:/dir/data.qcow2"
+	run "$ntfsmap" info "$img:/dir/data.qcow2"
+	is "$status" 0 '  info'
+	like "$out" 'data file: +not found: ' '  says so'
+	put data.img /dir/data.img
+	reads data.qcow2 "$img:/dir/data.qcow2" '  and when it is'
+	run "$ntfsmap" table -q --concise t "$img:/dir/data.qcow2"
+	is "$(tr ';' '\n' <"$T/out" | cut -d, -f1,4 | xargs)" 't-data,rw t,rw' '  table --concise: it comes first'
+	like "$out" '^t-data,NTFSMAP-DATA-RAW-.*;t,NTFSMAP-QCOW2-.* data /dev/mapper/t-data ' '  and the image names it'
+	run "$ntfsmap" table -q --readonly --concise t "$img:/dir/data.qcow2"
+	is "$(tr ';' '\n' <"$T/out" | cut -d, -f1,4 | xargs)" 't-data,ro t,ro' '  --readonly: both'
+	like "$("$ntfsmap" info "$img:/dir/data.qcow2")" 'data file: +data.img \(raw disk\)' '  info'
+	f sizes /dir/data.img init=65536
+	tried 2 'data.img: only the first 65536 of' '  whose end was never written' "$img:/dir/data.qcow2"
+	f sizes /dir/data.img data=2097152 init=2097152
+	tried 2 'its data file .* has 2097152 bytes, less than' '  that is too short for a raw disk' "$img:/dir/data.qcow2"
+	exits 0 '  --static reads that' "$ntfsmap" table -q --static --concise t "$img:/dir/data.qcow2"
+	like "$out" ' linear .* zero' '  with zeros behind it'
+	create self.qcow2 -f qcow2 -o data_file=other.img 4M
+	perl -e 'local $/; open my $f, "+<:raw", $ARGV[0]; $_ = <$f>; s/other\.img/self.qcow/; seek $f, 0, 0; print $f $_' "$d/self.qcow2"
+	cp "$d/self.qcow2" "$d/self.qcow"
+	tried 2 'comes back to' 'a data file that is the image itself' "$d/self.qcow"
+}
+
+# Kinds of extents, told as qemu-img tells them; neighbours that differ only in what qemu does not merge are one.
+extents() {
+	perl -MJSON::PP -0777 -ne 'my @l;
+		for (@{decode_json($_)}) {
+			my $o = $_->{data} ? $_->{offset} // "packed" : "-";
+			my $p = $l[-1];
+			my $on = $p && $p->[2] == $_->{depth} && ($p->[3] eq $o && $o !~ /\d/ || $o =~ /\d/ && $p->[3] =~ /\d/ && $p->[3] + $p->[1] == $o);
+			if ($on) { $p->[1] += $_->{length} } else { push @l, [@$_{qw(start length depth)}, $o] }
+		}
+		print "@$_\n" for @l' "$1"
+}
+
+maps() {
+	local name
+	create short.qcow2 -f qcow2 -b mid.qcow2 -F qcow2 6M
+	fill short.qcow2 'write -P 1 5M 10k'
+	create sub.qcow2 -f qcow2 -o extended_l2=on -b mid.qcow2 -F qcow2 4M
+	fill sub.qcow2 'write -P 1 100k 10k' 'write -z 1M 8k' 'write -c -P 3 2M 64k'
+	create v2.qcow2 -f qcow2 -o compat=0.10 4M
+	fill v2.qcow2 'write -P 1 100k 300k' 'write -c -P 3 2M 256k'
+	qemu-img snapshot -c one "$d/v2.qcow2"
+	fill v2.qcow2 'write -P 2 200k 10k'
+	for name in mid.qcow2 top.qcow2 short.qcow2 sub.qcow2 v2.qcow2 data.qcow2 old.qcow; do
+		"$ntfsmap" map --json "$d/$name" >"$T/ours"
+		qemu-img map --output=json "$d/$name" >"$T/theirs"
+		is "$(extents "$T/ours")" "$(extents "$T/theirs")" "map of $name is qemu-img's"
+		perl -MJSON::PP -e '
+			my ($map, $model) = @ARGV;
+			local $/;
+			open my $f, "<", $map or die; my $list = decode_json(<$f>);
+			open my $m, "<:raw", $model or die; my $want = <$m>;
+			for my $e (@$list) {
+				next if $e->{compressed};
+				my $bytes = "\0" x $e->{length};
+				if ($e->{data}) {
+					open my $h, "<:raw", $e->{device} or die;
+					seek $h, $e->{device_offset}, 0;
+					read $h, $bytes, $e->{length};
+				}
+				die "differs at $e->{start}\n" if $bytes ne substr $want, $e->{start}, $e->{length};
+			}' "$T/ours" "$d/$name.raw" 2>"$T/err"
+		result $? '  what lies there is the disk' || diag "$(<"$T/err")"
+	done
+	like "$("$ntfsmap" map "$d/v2.qcow2")" '0x200000 .* compressed +.*v2.qcow2' 'text: compressed clusters have no place'
+}
+
+snapshots() {
+	local name
+	create snap.qcow2 -f qcow2 4M
+	fill snap.qcow2 'write -P 1 0 1M'
+	cp "$d/snap.qcow2.raw" "$d/one.raw"
+	qemu-img snapshot -c one "$d/snap.qcow2"
+	fill snap.qcow2 'write -P 2 512k 1M'
+	cp "$d/snap.qcow2.raw" "$d/1.raw" # that is the name of the second
+	qemu-img snapshot -c 1 "$d/snap.qcow2"
+	fill snap.qcow2 'write -P 3 1M 1M'
+	reads snap.qcow2 "$d/snap.qcow2" 'an image with snapshots'
+	reads one "$d/snap.qcow2" '  the first by its name' --snapshot=one
+	reads one "$d/snap.qcow2" '  and by its id, which comes before a name' --snapshot=1
+	reads 1 "$d/snap.qcow2" '  the second by its id' --snapshot=2
+	run "$ntfsmap" table -q --concise t --snapshot=one "$d/snap.qcow2"
+	like "$out" '^t,[^,]*,,ro,0 8192 vdisk qcow2 3 read_only snapshot 1 1 ' '  the table has the id'
+	exits 1 '  a plain table' "$ntfsmap" --snapshot=one "$d/snap.qcow2"
+	like "$err" '--snapshot=ID --concise' '  says what to use'
+	tried 4 'has no snapshot "none"; it has 1 \("one"\), 2 \("1"\)' 'a snapshot that is not there' --snapshot=none "$d/snap.qcow2"
+	tried 4 'it has none at all' '  nor any' --snapshot=x "$d/mid.qcow2"
+	tried 1 'only a qcow2 has snapshots' '  of a raw image' --snapshot=x "$d/base.img"
+	run "$ntfsmap" info "$d/snap.qcow2"
+	like "$out" 'snapshots: +ID +NAME .* 1 +one +[0-9]{4}-.* 4\.0 MiB' 'info shows them'
+	"$ntfsmap" info --json "$d/snap.qcow2" >"$T/ours"
+	qemu-img info --output=json "$d/snap.qcow2" >"$T/theirs"
+	for name in '{snapshots}[1]{id}' '{snapshots}[1]{name}' '{snapshots}[0]{"date-sec"}' '{snapshots}[0]{"date-nsec"}' \
+		'{snapshots}[0]{"vm-state-size"}' '{"cluster-size"}' '{"dirty-flag"}' '{"format-specific"}{data}{compat}' \
+		'{"format-specific"}{data}{"refcount-bits"}' '{"format-specific"}{data}{"compression-type"}' \
+		'{"format-specific"}{data}{"extended-l2"}' '{"format-specific"}{data}{"lazy-refcounts"}' '{"format-specific"}{data}{corrupt}'; do
+		is "$(json "{image}$name" <"$T/ours")" "$(json "$name" <"$T/theirs")" "  $name is qemu-img's"
+	done
+	"$ntfsmap" info --json "$d/top.qcow2" >"$T/ours"
+	is "$(json '{image}{"backing-filename"}' <"$T/ours") $(json '{image}{"backing-filename-format"}' <"$T/ours")" 'old.qcow qcow' \
+		'info: backing file'
+}
+
+marks() {
+	local name bit
+	for bit in 1 2; do
+		cp "$d/snap.qcow2" "$d/marked.qcow2"
+		# shellcheck disable=SC2059 # the byte: incompatible feature bits 0 and 1
+		printf "\\x$bit" | dd of="$d/marked.qcow2" bs=1 seek=79 conv=notrunc status=none
+		tried 6 'ntfsmap check --repair .*marked.qcow2.*--readonly' "incompatible feature bit $((bit - 1))" "$d/marked.qcow2"
+		exits 0 '  --readonly' "$ntfsmap" table -q --concise t --readonly "$d/marked.qcow2"
+		reads snap.qcow2 "$d/marked.qcow2" '  reads it'
+		like "$("$ntfsmap" info "$d/marked.qcow2")" 'marked: +(dirty|corrupt)' '  info'
+	done
+	create bitmaps.qcow2 -f qcow2 4M
+	qemu-img bitmap --add "$d/bitmaps.qcow2" a && qemu-img bitmap --add "$d/bitmaps.qcow2" b
+	truncate -s %512 "$d/bitmaps.qcow2"
+	run "$ntfsmap" table "$d/bitmaps.qcow2"
+	is "$status" 0 'an image with bitmaps'
+	like "$err" '2 bitmaps of backup programs will be invalid' '  is a note'
+	run "$ntfsmap" table --concise t --readonly "$d/bitmaps.qcow2"
+	unlike "$err" invalid '  but not for a reader'
+	create secret.qcow2 -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 4M
+	tried 2 'LUKS' 'an encrypted image' "$d/secret.qcow2"
+	qemu-io -c 'write -c -P 1 0 64k' "$d/bitmaps.qcow2" >/dev/null
+	truncate -s $(($(stat -c %s "$d/bitmaps.qcow2") / 512 * 512 + 100)) "$d/bitmaps.qcow2"
+	tried 2 'truncate -s %512' 'a plain file that ends inside a sector' "$d/bitmaps.qcow2"
+}
+
+statics() {
+	run "$ntfsmap" table -q --static --concise t "$d/mid.qcow2"
+	is "$status" 2 '--static: compressed clusters'
+	like "$err" 'mid.qcow2: byte 3145728 of the disk is in a compressed cluster \(at byte [0-9]+ of the file\).*convert' '  names the first'
+	create cut.qcow2 -f qcow2 -o preallocation=metadata 1M
+	qemu-io -c 'write -P 6 0 1M' "$d/cut.qcow2" >/dev/null
+	truncate -s $(($(stat -c %s "$d/cut.qcow2") - 5120)) "$d/cut.qcow2"
+	fill cut.qcow2 'read 0 1M'
+	reads cut.qcow2 "$d/cut.qcow2" 'an image that was cut off inside its last cluster'
+	run "$ntfsmap" table -q --static --concise t "$d/cut.qcow2"
+	like "$out" ',2038 10 zero$' '  --static has zeros there'
+}
+
+# refcounts, tables, and what the library and qemu can write then
+reserves() {
+	local options size
+	for options in cluster_size=64k cluster_size=512 cluster_size=2M,refcount_bits=1 extended_l2=on,refcount_bits=64 compat=0.10; do
+		create r.qcow2 -f qcow2 -o "$options" 24M
+		fill r.qcow2 'write -P 1 1M 1M' 'write -c -P 2 4M 2M'
+		exits 0 "$options: reserve 5M" "$ntfsmap" reserve -q "$d/r.qcow2" 5M
+		size=$(stat -c %s "$d/r.qcow2")
+		exits 0 '  again' "$ntfsmap" reserve "$d/r.qcow2" 5M
+		like "$err" 'already' '  has nothing to do'
+		is "$(stat -c %s "$d/r.qcow2")" "$size" '  and does nothing'
+		ok '  qemu-img finds no fault' qemu-img check -q "$d/r.qcow2"
+		ok '  and the same contents' qemu-img compare -q "$d/r.qcow2" "$d/r.qcow2.raw"
+		"$top/build/tests/vdiskio" "$d/r.qcow2" <<<'write 10485760 5242880 5' >"$T/filled"
+		like "$(<"$T/filled")" '^ok' '  there is as much room as was asked for'
+		exits 0 '  reserve all' "$ntfsmap" reserve -q "$d/r.qcow2" all
+		size=$(stat -c %s "$d/r.qcow2")
+		"$top/build/tests/vdiskio" "$d/r.qcow2" <<<'write 0 25165824 6' >"$T/filled"
+		like "$(<"$T/filled")" '^ok' '  the whole disk can be written'
+		is "$(stat -c %s "$d/r.qcow2")" "$size" '  in the same file'
+		ok '  qemu-img finds no fault' qemu-img check -q "$d/r.qcow2"
+		ok '  qemu can write to it' qemu-io -c 'write -P 9 3M 5M' "$d/r.qcow2"
+		ok '  and finds no fault' qemu-img check -q "$d/r.qcow2"
+		rm "$d/r.qcow2"
+	done
+	create r.qcow -f qcow 24M
+	fill r.qcow 'write -P 1 1M 1M'
+	exits 0 'qcow: reserve all' "$ntfsmap" reserve -q "$d/r.qcow" all
+	ok '  the same contents' qemu-img compare -q "$d/r.qcow" "$d/r.qcow.raw"
+	"$top/build/tests/vdiskio" "$d/r.qcow" <<<'write 0 25165824 6' >"$T/filled"
+	like "$(<"$T/filled")" '^ok' '  the whole disk can be written'
+	ok '  the new bytes have their place on the disk' test $(($(stat -c %b "$d/r.qcow") * 512)) -ge 25165824
+}
+
+on_ntfs
+names
+data_files
+maps
+snapshots
+marks
+statics
+reserves
+done_testing
