@@ -439,12 +439,13 @@ bool vdisk_engine_search(struct vdisk_engine *e)
 
 bool vdisk_engine_dirty(const struct vdisk_engine *e)
 {
-	return READ_ONCE(e->n_pending) || READ_ONCE(e->state) != VDISK_IDLE;
+	return READ_ONCE(e->n_pending) || READ_ONCE(e->state) != VDISK_IDLE || READ_ONCE(e->lost);
 }
 
 bool vdisk_engine_unsettled(const struct vdisk_engine *e)
 {
-	return vdisk_engine_dirty(e) || e->quiescing || format_state(e) & (VDISK_WORK | VDISK_OWED);
+	return e->n_pending || e->state != VDISK_IDLE || e->quiescing ||
+	       format_state(e) & (VDISK_WORK | VDISK_OWED);
 }
 
 static u32 how_many_units(const struct vdisk_engine *e, size_t memory)

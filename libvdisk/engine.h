@@ -214,7 +214,8 @@ void vdisk_engine_done(struct vdisk_engine *e, struct vdisk_action *a, int error
 /* Start a commit if there is anything to be committed; it ends by itself. */
 void vdisk_engine_commit(struct vdisk_engine *e);
 
-/* Something is not durable yet, or a commit runs. May be called by anyone at any time. */
+/* Something is not durable yet, a commit runs, or something was lost that no flush was told of. May
+ * be called by anyone at any time. */
 bool vdisk_engine_dirty(const struct vdisk_engine *e);
 
 /*
@@ -244,7 +245,8 @@ int vdisk_engine_map(struct vdisk_engine *e, u64 offset, u64 length, struct vdis
  */
 bool vdisk_engine_search(struct vdisk_engine *e);
 
-/* The only setter of the mode: never leaves it for a better one, but that room may be found again. */
+/* The only setter of the mode: never leaves it for a better one, but out_of_space when room is
+ * found again. */
 void vdisk_engine_set_mode(struct vdisk_engine *e, enum vdisk_mode mode);
 
 #endif

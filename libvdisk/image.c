@@ -49,6 +49,13 @@ static int choose_format(const struct vdisk_io *io, const char *name,
 				  "it; --format raw if the bytes themselves are the disk" });
 }
 
+static int refuse_snapshot(const struct vdisk_format *format, struct vdisk_error *err)
+{
+	return vdisk_fail(err, -ENOENT,
+			  (struct vdisk_error){ .field = format->name,
+						.problem = "is a format without snapshots" });
+}
+
 int vdisk_image_open(const struct vdisk_io *io, struct vdisk_meta *meta,
 		     const struct vdisk_options *options, struct vdisk **out,
 		     struct vdisk_error *err)
@@ -72,7 +79,8 @@ int vdisk_image_open(const struct vdisk_io *io, struct vdisk_meta *meta,
 	vd->granule = meta ? meta->block : VDISK_SECTOR;
 	vd->info.format = format->name;
 	vd->info.file_size = io->size;
-	ret = format->open(vd, options, err);
+	ret = options->snapshot && strcmp(format->name, "qcow2") ? refuse_snapshot(format, err)
+								 : format->open(vd, options, err);
 	if (ret) {
 		vdisk_free(vd);
 		return ret;

@@ -168,8 +168,8 @@ struct vdisk {
 	/* Of formats that allocate: */
 	u32 unit_shift; /* log2 of the bytes that get a place together; 0: the format is flat */
 	u32 head_bytes; /* that a new unit has in front of its home: its bitmap */
-	/* Bytes, a power of two up to the unit: what is written in part has to be filled up to that,
-	 * with what was there before, before it is linked. 0: never. */
+	/* Bytes, a power of two up to the unit: what is written in part has to be filled up to
+	 * that, with what was there before, before it is linked. 0: never. */
 	u32 fill;
 	/* Zeros, and discards, of whole `fill` bytes can be said in the tables. */
 	bool can_zero, can_discard;
@@ -193,7 +193,8 @@ extern const struct vdisk_format vdisk_qcow;  /* version 1 */
 extern const struct vdisk_format vdisk_qcow2; /* versions 2 and 3 */
 
 /*
- * Read and validate the headers, as vdisk_open() does. meta must outlive the image. May sleep. On success *vd is the caller's: vdisk_image_close().
+ * Read and validate the headers, as vdisk_open() does. meta must outlive the image. May sleep. On
+ * success *vd is the caller's: vdisk_image_close().
  */
 int vdisk_image_open(const struct vdisk_io *io, struct vdisk_meta *meta,
 		     const struct vdisk_options *options, struct vdisk **vd,

@@ -100,7 +100,7 @@ int vdisk_qcow_load(const struct vdisk *vd, u64 offset, struct qcow_entry *e,
 	if (ret)
 		return ret;
 	e->table = q->version == 1 ? e->l1 : e->l1 & QCOW_OFFSET;
-	e->table_shared = q->version > 1 && !(e->l1 & QCOW_COPIED);
+	e->table_shared = q->version > 1 && (q->read_only_l1 || !(e->l1 & QCOW_COPIED));
 	if (!e->table) {
 		e->table = VDISK_NOWHERE;
 		return 0;
@@ -146,20 +146,28 @@ static void map_nowhere(const struct vdisk *vd, struct vdisk_map *answer)
 	answer->kind = vd->qcow.has_parent ? VDISK_PARENT : VDISK_ZERO;
 }
 
-/* Data that begin `skip` bytes inside of the cluster at offset; the file may end before they do. */
+/*
+ * Data that begin `skip` bytes inside of the cluster at offset; the file may end before they do.
+ * The block that it ends in can be read, but what is written to its end would be lost.
+ */
 static void map_data(const struct vdisk *vd, u64 offset, u64 skip, bool own,
 		     struct vdisk_map *answer)
 {
-	u64 end = vd->qcow.has_data ? VDISK_NOWHERE : round_up_to(vd->io.size, VDISK_SECTOR);
+	u64 at = offset + skip, end = round_down_to(vd->io.size, vd->granule);
 
-	if (offset + skip >= end) {
+	if (vd->qcow.has_data) {
+		end = VDISK_NOWHERE;
+	} else if (at >= vd->io.size) {
 		answer->kind = VDISK_ZERO;
 		return;
+	} else if (at >= end) {
+		end += vd->granule;
+		own = false;
 	}
-	if (answer->length > end - offset - skip)
-		answer->length = end - offset - skip;
+	if (answer->length > end - at)
+		answer->length = end - at;
 	answer->kind = own ? VDISK_DATA : VDISK_SHARED;
-	answer->offset = offset + skip;
+	answer->offset = at;
 }
 
 static int map_version1(const struct vdisk *vd, const struct qcow_entry *e, u64 skip,
@@ -175,10 +183,6 @@ static int map_version1(const struct vdisk *vd, const struct qcow_entry *e, u64 
 	}
 	if (offset & (VDISK_SECTOR - 1) || !vdisk_qcow_sound(vd, offset, cluster_bytes(&vd->qcow)))
 		return damaged(e->at, offset, answer);
-	if (offset & (vd->granule - 1)) {
-		damaged(e->at, offset, answer);
-		return -EOPNOTSUPP;
-	}
 	map_data(vd, offset, skip, true, answer);
 	return 0;
 }
@@ -188,7 +192,6 @@ enum state {
 	NOTHING,
 	ZEROS,
 	DATA,
-	WRONG,
 };
 
 /* A cluster at offset 0 is one only of a data file, and if the entry says so. */
@@ -199,18 +202,33 @@ static bool has_place(const struct qcow *q, u64 value)
 
 static enum state state_of(const struct qcow *q, const struct qcow_entry *e, u64 subcluster)
 {
-	bool place = has_place(q, e->value), zeros, data;
+	if (q->entry_bytes == 8)
+		return e->value & QCOW_ZERO ? ZEROS : has_place(q, e->value) ? DATA : NOTHING;
+	if (e->bits >> QCOW_SUBCLUSTERS >> subcluster & 1)
+		return ZEROS;
+	return e->bits >> subcluster & 1 ? DATA : NOTHING;
+}
 
-	if (q->entry_bytes == 8) {
-		if (e->value & QCOW_ZERO)
-			return q->version >= 3 ? ZEROS : WRONG;
-		return place ? DATA : NOTHING;
-	}
-	zeros = e->bits >> QCOW_SUBCLUSTERS >> subcluster & 1;
-	data = e->bits >> subcluster & 1;
-	if (data && (zeros || !place))
-		return WRONG;
-	return zeros ? ZEROS : data ? DATA : NOTHING;
+/* Do the flags say what cannot be? Zeros are not known to version 2; no subcluster is both zeros
+ * and data, or data without a place, nor is a cluster that has such a one read by qemu. */
+static bool flags_are_wrong(const struct qcow *q, const struct qcow_entry *e)
+{
+	u32 data = (u32)e->bits, zeros = (u32)(e->bits >> QCOW_SUBCLUSTERS);
+
+	if (q->entry_bytes == 8)
+		return e->value & QCOW_ZERO && q->version < 3;
+	return data & zeros || (data && !has_place(q, e->value));
+}
+
+/* May the cluster of the disk that begins at `start` have this place? In a data file the offset
+ * "must match the guest offset" (qcow2.txt, "External data file bit"). */
+static bool place_is_sound(const struct vdisk *vd, u64 offset, u64 start)
+{
+	const struct qcow *q = &vd->qcow;
+
+	if (q->has_data)
+		return offset == start;
+	return !(offset & (cluster_bytes(q) - 1)) && vdisk_qcow_sound(vd, offset, cluster_bytes(q));
 }
 
 /* How many bytes from `skip` on, at most length, are in the same state. */
@@ -227,7 +245,7 @@ static u64 same_state(const struct qcow *q, const struct qcow_entry *e, u64 skip
 	return (i << shift) - skip < length ? (i << shift) - skip : length;
 }
 
-static int map_standard(const struct vdisk *vd, const struct qcow_entry *e, u64 skip,
+static int map_standard(const struct vdisk *vd, const struct qcow_entry *e, u64 start, u64 skip,
 			struct vdisk_map *answer)
 {
 	const struct qcow *q = &vd->qcow;
@@ -235,8 +253,7 @@ static int map_standard(const struct vdisk *vd, const struct qcow_entry *e, u64 
 	enum state state = state_of(q, e, skip >> (q->cluster_bits - 5));
 	u64 offset = e->value & QCOW_OFFSET;
 
-	if (state == WRONG || offset & (cluster_bytes(q) - 1) ||
-	    (offset && !q->has_data && !vdisk_qcow_sound(vd, offset, cluster_bytes(q))))
+	if (flags_are_wrong(q, e) || (has_place(q, e->value) && !place_is_sound(vd, offset, start)))
 		return damaged(e->at, offset, answer);
 	answer->length = same_state(q, e, skip, answer->length);
 	if (state == DATA) {
@@ -254,8 +271,23 @@ static int map_standard(const struct vdisk *vd, const struct qcow_entry *e, u64 
 
 /* ---- many clusters ---- */
 
-/* As far as one cluster goes, or all that one missing table would tell about. */
-static int map_one(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer)
+/*
+ * A cluster that the end of the file cuts off in front of something of the disk is moved when that
+ * is written to. Nobody may write to the old place meanwhile: it is not DATA.
+ */
+static void protect_cut_off(const struct vdisk *vd, u64 offset, u64 skip, struct vdisk_map *answer)
+{
+	u64 left = vd->info.virtual_size - (offset - skip), whole = cluster_bytes(&vd->qcow);
+
+	if (answer->kind == VDISK_DATA && !vd->qcow.has_data &&
+	    answer->offset - skip + (left < whole ? left : whole) > vd->io.size)
+		answer->kind = VDISK_SHARED;
+}
+
+/* As far as one cluster goes, or all that one missing table would tell about; *entry is the place
+ * of what says so. */
+static int map_one(const struct vdisk *vd, u64 offset, u64 length, u64 *entry,
+		   struct vdisk_map *answer)
 {
 	const struct qcow *q = &vd->qcow;
 	u64 skip = offset & (cluster_bytes(q) - 1), left = cluster_bytes(q) - skip;
@@ -269,16 +301,19 @@ static int map_one(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_
 		table_left = cluster_bytes(q) << q->l2_bits;
 		left = table_left - (offset & (table_left - 1));
 	}
+	*entry = e.table == VDISK_NOWHERE ? e.l1_at : e.at;
 	answer->length = length < left ? length : left;
 	if (e.table == VDISK_NOWHERE)
 		map_nowhere(vd, answer);
 	else if (q->version == 1)
-		return map_version1(vd, &e, skip, answer);
+		ret = map_version1(vd, &e, skip, answer);
 	else if (e.value & QCOW_COMPRESSED)
-		return map_compressed(vd, &e, answer);
+		ret = map_compressed(vd, &e, answer);
 	else
-		return map_standard(vd, &e, skip, answer);
-	return 0;
+		ret = map_standard(vd, &e, offset - skip, skip, answer);
+	if (!ret)
+		protect_cut_off(vd, offset, skip, answer);
+	return ret;
 }
 
 static bool continues(const struct vdisk_map *m, const struct vdisk_map *next)
@@ -292,20 +327,37 @@ static bool continues(const struct vdisk_map *m, const struct vdisk_map *next)
 	return m->home + m->length == next->home;
 }
 
-/* Neighbours that go on in the same way are added as long as the cache can tell. */
+/* Can the devices read it? Not if its pieces are smaller than the blocks of one of them. */
+static bool is_readable(const struct vdisk *vd, u64 offset, u64 length, const struct vdisk_map *m)
+{
+	u32 mask = vd->granule - 1;
+
+	if (m->length < length && (offset + m->length) & mask)
+		return false;
+	return (m->kind != VDISK_DATA && m->kind != VDISK_SHARED) || !((m->offset - offset) & mask);
+}
+
+/* Neighbours that go on in the same way are added, as far as the metadata block goes that the first
+ * one is in: the caller cannot sleep, and `length` may be a discard of all the disk. */
 int vdisk_qcow_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer)
 {
-	int ret = map_one(vd, offset, length, answer);
+	u64 entry, next_entry;
+	int ret = map_one(vd, offset, length, &entry, answer);
 
-	if (ret == -EAGAIN)
-		return 0; /* the answer is VDISK_NEED */
-	while (!ret && answer->length < length) {
+	if (ret)
+		return ret == -EAGAIN ? 0 : ret; /* the answer is VDISK_NEED */
+	while (answer->length < length) {
 		struct vdisk_map next = { .home = VDISK_NOWHERE };
 
-		if (map_one(vd, offset + answer->length, length - answer->length, &next) ||
+		if (map_one(vd, offset + answer->length, length - answer->length, &next_entry,
+			    &next) ||
+		    vdisk_block_of(vd->meta, next_entry) != vdisk_block_of(vd->meta, entry) ||
 		    !continues(answer, &next))
 			break;
 		answer->length += next.length;
 	}
-	return ret;
+	if (is_readable(vd, offset, length, answer))
+		return 0;
+	damaged(entry, answer->offset, answer);
+	return -EOPNOTSUPP;
 }

@@ -71,8 +71,7 @@ int vdisk_qcow_read_snapshot(struct vdisk *vd, u64 at, struct qcow_snapshot *s,
 				     .name_length = get_be16(raw + S_NAME_SIZE),
 				     .seconds = get_be32(raw + S_SECONDS),
 				     .nanoseconds = get_be32(raw + S_NANOSECONDS),
-				     .state_size = get_be32(raw + S_STATE_SIZE),
-				     .disk_size = vd->info.virtual_size };
+				     .state_size = get_be32(raw + S_STATE_SIZE) };
 	if (extra > EXTRA_BYTES_MAX)
 		return bad_table(at + S_EXTRA_SIZE, extra, err);
 	s->id_offset = at + S_BYTES + extra;
@@ -143,11 +142,21 @@ static int find(struct vdisk *vd, const char *text, bool by_name, struct qcow_sn
 	return -ENOENT;
 }
 
+/* Older entries do not tell how large the disk was: not larger than now, nor than the table. */
+static u64 size_of(const struct vdisk *vd, const struct qcow_snapshot *s)
+{
+	u64 most = (u64)s->l1_entries << (vd->qcow.cluster_bits + vd->qcow.l2_bits);
+
+	if (s->disk_size)
+		return round_down_to(s->disk_size, VDISK_SECTOR);
+	return vd->info.virtual_size < most ? vd->info.virtual_size : most;
+}
+
 /* Its L1 table becomes the one in use. */
 static int use_l1(struct vdisk *vd, const struct qcow_snapshot *s, struct vdisk_error *err)
 {
 	struct qcow *q = &vd->qcow;
-	u64 size = round_down_to(s->disk_size, VDISK_SECTOR), bytes = 8ULL * s->l1_entries, end;
+	u64 size = size_of(vd, s), bytes = 8ULL * s->l1_entries, end;
 	u64 entries = size ? ((size - 1) >> (q->cluster_bits + q->l2_bits)) + 1 : 0;
 
 	if (!size || s->l1_entries > L1_ENTRIES_MAX || entries > s->l1_entries ||

@@ -61,7 +61,7 @@ int vdisk_qcow_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_
 struct qcow_snapshot {
 	u64 l1_offset;
 	u32 l1_entries;
-	u64 disk_size; /* bytes */
+	u64 disk_size; /* bytes; 0: not told */
 	u64 state_size;
 	u32 seconds, nanoseconds;
 	u64 id_offset, name_offset; /* in the file */

@@ -161,6 +161,7 @@ static int qcow1_open(struct vdisk *vd, const struct vdisk_options *options,
 	size_t n = vd->io.size < HEADER_BYTES ? vd->io.size : HEADER_BYTES;
 	int ret = vdisk_read(&vd->io, 0, raw, n);
 
+	(void)options;
 	if (!ret)
 		ret = check_header(raw, err);
 	if (!ret)
@@ -174,12 +175,6 @@ static int qcow1_open(struct vdisk *vd, const struct vdisk_options *options,
 	vd->qcow.version = 1;
 	vd->info.version = 1;
 	vd->info.compression = "zlib";
-	if (options->snapshot)
-		return vdisk_fail(
-			err, -ENOENT,
-			(struct vdisk_error){ .field = "header.version",
-					      .problem = "is that of qcow, which has no snapshots",
-					      .offset = H_VERSION });
 	return check_block(vd, err);
 }
 

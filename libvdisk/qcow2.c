@@ -69,6 +69,7 @@ struct header {
 	u64 incompatible, compatible, autoclear;
 	u64 names_offset; /* feature name table */
 	u32 names_length;
+	u32 bitmaps_at;			  /* the extension */
 	u64 bitmaps_offset, bitmaps_size; /* the directory */
 	u32 bitmaps;
 };
@@ -225,7 +226,8 @@ static int bad_extension(u64 at, u32 found, u32 expected, struct vdisk_error *er
 {
 	return bad((u32)at,
 		   (struct vdisk_error){ .field = "header extension",
-					 .problem = "does not end inside of the header's cluster",
+					 .problem = "is one of too many, or does not have a length "
+						    "that it can have",
 					 .found = found,
 					 .expected = expected,
 					 .show = VDISK_SHOW_DECIMAL },
@@ -241,6 +243,7 @@ static int use_bitmaps(struct vdisk *vd, struct header *h, u64 at, u32 length,
 	if (length != sizeof(raw))
 		return bad_extension(at, length, sizeof(raw), err);
 	ret = vdisk_read(&vd->io, at, raw, sizeof(raw));
+	h->bitmaps_at = (u32)at;
 	h->bitmaps = get_be32(raw);
 	h->bitmaps_size = get_be64(raw + 8);
 	h->bitmaps_offset = get_be64(raw + 16);
@@ -257,13 +260,19 @@ static void sanitize(const u8 *raw, size_t length, char *text, size_t size)
 	text[i] = '\0';
 }
 
-static int use_backing_format(struct vdisk *vd, u64 at, u32 length)
+static int use_backing_format(struct vdisk *vd, u64 at, u32 length, struct vdisk_error *err)
 {
 	u8 raw[sizeof(vd->info.backing_format) - 1];
 	int ret;
 
 	if (length > sizeof(raw))
-		length = sizeof(raw);
+		return bad((u32)at,
+			   (struct vdisk_error){ .field = "backing file format",
+						 .problem = "is longer than the name of any format",
+						 .found = length,
+						 .expected = sizeof(raw),
+						 .show = VDISK_SHOW_DECIMAL },
+			   -EUCLEAN, err);
 	ret = vdisk_read(&vd->io, at, raw, length);
 	if (!ret)
 		sanitize(raw, length, vd->info.backing_format, sizeof(vd->info.backing_format));
@@ -275,7 +284,7 @@ static int use_extension(struct vdisk *vd, struct header *h, u32 type, u64 at, u
 {
 	switch (type) {
 	case EXT_BACKING_FORMAT:
-		return use_backing_format(vd, at, length);
+		return use_backing_format(vd, at, length, err);
 	case EXT_FEATURE_NAMES:
 		h->names_offset = at;
 		h->names_length = length;
@@ -300,14 +309,18 @@ static int walk_extensions(struct vdisk *vd, struct header *h, struct vdisk_erro
 		end = vd->info.block_size;
 	if (end > vd->io.size)
 		end = vd->io.size;
-	for (u32 n = 0; n < EXTENSIONS_MAX && at + sizeof(raw) <= end; n++) {
+	for (u32 n = 0; at + sizeof(raw) <= end; n++) {
 		u32 type, length;
-		int ret = vdisk_read(&vd->io, at, raw, sizeof(raw));
+		int ret = n < EXTENSIONS_MAX ? vdisk_read(&vd->io, at, raw, sizeof(raw))
+					     : bad_extension(at, n, EXTENSIONS_MAX, err);
+
+		if (ret)
+			return ret;
 
 		type = get_be32(raw);
 		length = get_be32(raw + 4);
-		if (ret || type == EXT_END)
-			return ret;
+		if (type == EXT_END)
+			return 0;
 		at += sizeof(raw);
 		if (length > end - at)
 			return bad_extension(at, length, (u32)(end - at), err);
@@ -337,7 +350,8 @@ static void name_feature(struct vdisk *vd, const struct header *h, u32 bit,
 	}
 }
 
-static int refuse_unknown(struct vdisk *vd, const struct header *h, struct vdisk_error *err)
+/* Before all else: what the rest means is not known either. Only the name is asked for. */
+static int refuse_unknown(struct vdisk *vd, struct header *h, struct vdisk_error *err)
 {
 	u64 unknown = h->incompatible & ~(u64)INCOMPATIBLE_KNOWN;
 	struct vdisk_error what = { .field = "header.incompatible_features",
@@ -352,6 +366,7 @@ static int refuse_unknown(struct vdisk *vd, const struct header *h, struct vdisk
 		return 0;
 	while (!(unknown >> bit & 1))
 		bit++;
+	walk_extensions(vd, h, NULL); /* as far as it goes */
 	name_feature(vd, h, bit, &what);
 	return bad(H_INCOMPATIBLE, what, -EOPNOTSUPP, err);
 }
@@ -360,13 +375,22 @@ static int use_compression(struct vdisk *vd, const struct header *h, struct vdis
 {
 	u8 type = h->raw[H_COMPRESSION];
 
-	if (type > 1 || (type != 0) != !!(h->incompatible & INCOMPATIBLE_COMPRESSION))
+	if (type > 1)
 		return bad(H_COMPRESSION,
 			   (struct vdisk_error){ .field = "header.compression_type",
-						 .problem = "is not known, or is not what the "
-							    "incompatible features say",
+						 .problem = "is not known",
+						 .advice = "convert it: qemu-img convert -O qcow2",
 						 .found = type,
-						 .expected = 0,
+						 .expected = 1,
+						 .show = VDISK_SHOW_DECIMAL },
+			   -EOPNOTSUPP, err);
+	if (type != !!(h->incompatible & INCOMPATIBLE_COMPRESSION))
+		return bad(H_COMPRESSION,
+			   (struct vdisk_error){ .field = "header.compression_type",
+						 .problem = "is not what the incompatible features "
+							    "say",
+						 .found = type,
+						 .expected = !type,
 						 .show = VDISK_SHOW_DECIMAL },
 			   -EUCLEAN, err);
 	vd->info.compression = type ? "zstd" : "zlib";
@@ -396,10 +420,8 @@ static int use_features(struct vdisk *vd, const struct header *h, struct vdisk_e
 {
 	struct vdisk_info *info = &vd->info;
 	struct qcow *q = &vd->qcow;
-	int ret = refuse_unknown(vd, h, err);
+	int ret = use_compression(vd, h, err);
 
-	if (!ret)
-		ret = use_compression(vd, h, err);
 	if (!ret)
 		ret = use_extended_l2(vd, h, err);
 	if (ret)
@@ -510,6 +532,13 @@ static int use_snapshots(struct vdisk *vd, const struct header *h, struct vdisk_
 
 	if (!n)
 		return 0;
+	if (q->has_data)
+		return bad(H_SNAPSHOTS,
+			   (struct vdisk_error){ .field = "header.nb_snapshots",
+						 .problem = "is not for images with a data file",
+						 .found = n,
+						 .show = VDISK_SHOW_DECIMAL },
+			   -EUCLEAN, err);
 	if (n > SNAPSHOTS_MAX)
 		return bad(H_SNAPSHOTS,
 			   (struct vdisk_error){ .field = "header.nb_snapshots",
@@ -535,7 +564,7 @@ static int use_bitmap_directory(struct vdisk *vd, const struct header *h, struct
 	if (!h->bitmaps || !(h->autoclear & AUTOCLEAR_BITMAPS))
 		return 0;
 	if (h->bitmaps > BITMAPS_MAX)
-		return bad(V3_BYTES,
+		return bad(h->bitmaps_at,
 			   (struct vdisk_error){ .field = "bitmaps extension",
 						 .problem = "has more than 65535 bitmaps",
 						 .found = h->bitmaps,
@@ -545,7 +574,7 @@ static int use_bitmap_directory(struct vdisk *vd, const struct header *h, struct
 	vd->info.bitmaps = h->bitmaps;
 	q->bitmaps_directory = h->bitmaps_offset;
 	q->bitmaps_directory_size = h->bitmaps_size;
-	return use_table(vd, V3_BYTES, "bitmaps extension", h->bitmaps_offset, h->bitmaps_size,
+	return use_table(vd, h->bitmaps_at, "bitmaps extension", h->bitmaps_offset, h->bitmaps_size,
 			 err);
 }
 
@@ -555,7 +584,7 @@ static int use_backing(struct vdisk *vd, const struct header *h, struct vdisk_er
 	u64 offset = get_be64(h->raw + H_BACKING_OFFSET);
 	u32 length = get_be32(h->raw + H_BACKING_SIZE);
 
-	if (!offset || !length)
+	if (!offset)
 		return 0;
 	if (length > BACKING_NAME_MAX || offset > vd->info.block_size ||
 	    length > vd->info.block_size - offset || offset + length > vd->io.size)
@@ -568,10 +597,10 @@ static int use_backing(struct vdisk *vd, const struct header *h, struct vdisk_er
 						 .expected = V3_BYTES,
 						 .show = VDISK_SHOW_DECIMAL },
 			   -EUCLEAN, err);
-	q->has_parent = true;
+	q->has_parent = length;
 	q->backing_offset = offset;
 	q->backing_length = length;
-	vd->info.needs_parent = 1;
+	vd->info.needs_parent = q->has_parent;
 	return 0;
 }
 
@@ -598,6 +627,8 @@ static int use_header(struct vdisk *vd, struct header *h, struct vdisk_error *er
 
 	if (!ret)
 		ret = check_header_length(vd, h, err);
+	if (!ret)
+		ret = refuse_unknown(vd, h, err);
 	if (!ret)
 		ret = check_crypt(h, err);
 	if (!ret)

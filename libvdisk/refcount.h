@@ -27,7 +27,7 @@ struct qcow_new_table {
 	bool sealed;
 };
 
-/* A refcount block that no entry of the refcount table points to yet; its first count is its own. */
+/* A refcount block that no entry of the refcount table points to yet. */
 struct qcow_new_block {
 	u64 index; /* of the entry */
 	u64 home;
@@ -65,8 +65,8 @@ struct qcow_alloc {
 	struct vdisk_range *drops;
 	u32 ring; /* a power of two */
 	u32 counted, applying, ripe, waiting, linked, dropped;
-	/* the L2 entry that is changed next: to pin its block may throw out the L1 block that it was
-	 * found with */
+	/* the L2 entry that is changed next: to pin its block may throw out the L1 block that it
+	 * was found with */
 	u64 entry;
 	/* where the counting of the running commit is */
 	struct {

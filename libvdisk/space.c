@@ -23,7 +23,8 @@ static u64 whole_clusters(const struct vdisk *vd)
 	return vd->io.size >> vd->qcow.cluster_bits;
 }
 
-/* The free clusters from `cluster` on, as far as one metadata block or refcount block goes: *end. */
+/* The free clusters from `cluster` on, as far as one metadata block or refcount block goes: to
+ * *end. */
 static int look_at_counts(const struct vdisk *vd, u64 cluster, u64 *end, u64 *n,
 			  struct vdisk_map *answer)
 {

@@ -217,9 +217,9 @@ int vdisk_parent_locator(struct vdisk *vd, unsigned int n, struct vdisk_locator 
 
 /*
  * Give an image its parent, which stays the caller's and must outlive it. -EUCLEAN (with err) when
- * the parent's unique id is not the one that the child names; a qcow2 names none. -ELOOP: parent is vd, its
- * chain is longer than VDISK_CHAIN_MAX, or vd has a parent already. Whether the parent was changed
- * meanwhile tells parent_time_stamp.
+ * the parent's unique id is not the one that the child names; a qcow2 names none. -ELOOP: parent is
+ * vd, its chain is longer than VDISK_CHAIN_MAX, or vd has a parent already. Whether the parent was
+ * changed meanwhile tells parent_time_stamp.
  */
 #define VDISK_CHAIN_MAX 32
 

@@ -19,8 +19,8 @@ char *data_name(const char *owner);
  */
 int bases_create(struct image *img, const char *name);
 
-/* Remove a device and then its data file and the parents that nobody else uses. deferred: what is in use goes when
- * that ends. */
+/* Remove a device and then its data file and the parents that nobody else uses. deferred: what is
+ * in use goes when that ends. */
 int bases_remove(const struct dm_device *d, bool deferred);
 
 #endif

@@ -8,9 +8,10 @@
 
 /*
  * Find and open the parents of an image, after image_probe(): img->parent, its parent, and so on;
- * and the data file of each that has one, img->data. Locators are looked up on the same volume, relative to the child's folder or from the volume's
- * root, without regard to case; a plain file's in its folder. spec (may be NULL) is a SOURCE that
- * names the first parent instead. Nothing to do for an image that needs none.
+ * and the data file of each that has one, img->data. Locators are looked up on the same volume,
+ * relative to the child's folder or from the volume's root, without regard to case; a plain file's
+ * in its folder. spec (may be NULL) is a SOURCE that names the first parent instead. Nothing to do
+ * for an image that needs none.
  */
 int chain_open(struct image *img, const char *spec);
 

@@ -28,7 +28,7 @@ int layout_place(struct image *img, uint64_t at, uint64_t length, struct place *
 		int ret;
 
 		if (at >= size)
-			return 0; /* a parent that is shorter than its child */
+			break; /* a parent that is shorter than its child, which answers with zeros */
 		if (p->length > size - at)
 			p->length = size - at;
 		ret = vdisk_map(img->vd, at, p->length, &m);
@@ -41,7 +41,10 @@ int layout_place(struct image *img, uint64_t at, uint64_t length, struct place *
 			return 0;
 		p->depth++;
 	}
-	return -EINVAL; /* the parent was not opened */
+	if (!img)
+		return -EINVAL; /* the parent was not opened */
+	p->depth--;
+	return 0;
 }
 
 bool layout_needs_vdisk(const struct image *img)
@@ -277,6 +280,7 @@ static int add_extents(struct plan *plan, const struct image *img)
 static int plan_vdisk(struct image *img, struct plan *plan)
 {
 	const struct vdisk_info *info = vdisk_info(img->vd);
+	size_t coming = info->needs_data ? 4 : 2; /* words for a parent, and the data file */
 	int code = check_whole(img);
 	int ret;
 
@@ -297,7 +301,7 @@ static int plan_vdisk(struct image *img, struct plan *plan)
 	code = check_lines(img, plan);
 	if (!code)
 		code = check_units(img);
-	if (!code && plan_words(plan) > PLAN_MAX_WORDS - 4) /* parent and data file may come yet */
+	if (!code && plan_words(plan) > PLAN_MAX_WORDS - coming)
 		code = fail(REFUSED,
 			    "%s is in %zu pieces, and device-mapper takes a table of %d arguments "
 			    "at most: let Windows defragment the file, or use `open --static`",

@@ -129,7 +129,7 @@ static int repair_device(void *ctx)
 {
 	struct job *job = ctx;
 	char *name = text("ntfsmap-repair-%d", (int)getpid());
-	char *uuid = mapping_uuid(job->img, name, false), *node = text("/dev/mapper/%s", name);
+	char *uuid = mapping_uuid(job->img, name, ROLE_IMAGE), *node = text("/dev/mapper/%s", name);
 	int fd, removed, code = dm_create(name, uuid, &job->img->plan, true, NULL);
 
 	if (!code) {
@@ -174,9 +174,20 @@ static int look_at_format(struct image *img, const char *format)
 	return code;
 }
 
+/* What `open` would refuse; then the file as it is, whatever its tables say. */
+static int prepare_file(struct image *img, const struct request *req)
+{
+	struct facts facts = { 0 };
+	int code = safety_look(img, req, &facts);
+
+	if (!code)
+		code = safety_enforce(img, &facts);
+	facts_free(&facts);
+	return code ? code : image_probe(img, "raw", NULL);
+}
+
 int repair_source(const char *spec, const struct options *opt)
 {
-	struct request as_file = opt->req;
 	struct image img;
 	struct job job = { .img = &img, .opt = opt };
 	bool on_volume;
@@ -193,10 +204,8 @@ int repair_source(const char *spec, const struct options *opt)
 		code = dm_need();
 	if (!code && on_volume)
 		code = mapping_lock();
-	as_file.format = "raw"; /* the file as it is, whatever its tables say */
-	as_file.parent = NULL;
 	if (!code)
-		code = prepare(&img, &as_file);
+		code = prepare_file(&img, &opt->req);
 	if (!code)
 		code = on_volume ? repair_on_volume(&job) : repair_plain(&job);
 	image_close(&img);

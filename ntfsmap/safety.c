@@ -539,7 +539,7 @@ void safety_look_tables(struct image *img, const struct request *req, struct fac
 		return;
 	if (!strcmp(info->format, "vhd"))
 		look_at_footer(info, facts);
-	if (!strcmp(info->format, "qcow2"))
+	if (is_qcow2(img))
 		look_at_marks(img, req, facts);
 	look_at_entries(img, req, facts);
 	look_at_room(img, facts);

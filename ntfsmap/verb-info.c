@@ -10,6 +10,7 @@
 
 #include "blk.h"
 #include "chain.h"
+#include "info-qcow.h"
 #include "verb.h"
 
 static char *uuid_text(const uint8_t *u)
@@ -68,6 +69,9 @@ static json_t *image_json(struct vdisk *vd)
 		json_object_set_new(j, "allocated", json_integer((json_int_t)usage.allocated));
 		json_object_set_new(j, "room", json_integer((json_int_t)usage.room));
 	}
+	info_qcow_json(j, vd);
+	if (strcmp(info->format, "vhd"))
+		return j;
 	json_object_set_new(j, "footer_lost", json_boolean(info->footer_lost));
 	json_object_set_new(j, "copy_lost", json_boolean(info->copy_lost));
 	json_object_set_new(j, "copy_differs", json_boolean(info->copy_differs));
@@ -92,13 +96,23 @@ static json_t *parents_json(const struct image *img, const char *missing)
 	return list;
 }
 
+/* Its data file has not been found. */
+static bool needs_data(const struct image *img)
+{
+	return vdisk_info(img->vd)->needs_data && !img->data;
+}
+
 static json_t *info_json(const struct image *img, const char *missing)
 {
 	json_t *j = json_must(json_pack("{s:o, s:o}", "source", json_text(img->name), "image",
 					image_json(img->vd)));
 
-	if (vdisk_info(img->vd)->needs_parent)
+	if (needs_data(img))
+		json_object_set_new(j, "data_file_problem", json_text(missing));
+	else if (vdisk_info(img->vd)->needs_parent)
 		json_object_set_new(j, "parents", parents_json(img, missing));
+	if (img->data)
+		json_object_set_new(j, "data_file", json_text(img->data->name));
 	if (img->file) {
 		json_object_set_new(j, "file", json_must(file_json(img->file)));
 		json_object_set_new(j, "volume", json_must(volume_json(img->vol)));
@@ -157,11 +171,14 @@ static void print_parents(const struct image *img, const char *missing)
 	for (; img->parent; img = img->parent) {
 		const struct vdisk_info *info = vdisk_info(img->parent->vd);
 
-		printf("%-15s %s (%s %s)%s\n", "parent:", img->parent->name, info->format,
-		       info->subformat ? info->subformat : "",
+		printf("%-15s %s (%s%s%s)%s\n", "parent:", img->parent->name, info->format,
+		       info->subformat ? " " : "", info->subformat ? info->subformat : "",
 		       img->stale ? ", changed after its child was made" : "");
 	}
-	if (missing) {
+	if (missing && strcmp(vdisk_info(img->vd)->format, "vhd")) {
+		printf("%-15s not found: %s\n",
+		       needs_data(img) ? "data file:" : "parent:", missing);
+	} else if (missing) {
 		char *uuid = uuid_text(vdisk_info(img->vd)->parent_uuid);
 
 		printf("%-15s not found, unique id %s: %s\n", "parent:", uuid, missing);
@@ -179,6 +196,7 @@ static void print_info(const struct image *img, const char *missing)
 	print_size("virtual size:", info->virtual_size);
 	print_size("file size:", info->file_size);
 	print_blocks(img);
+	info_qcow_print(img->vd);
 	if (*info->creator)
 		printf("%-15s \"%s\"\n", "creator:", info->creator);
 	if (info->has_uuid) {

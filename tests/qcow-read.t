@@ -13,7 +13,8 @@ use Test::More;
 require "$FindBin::RealBin/lib/tap.pl";
 require "$FindBin::RealBin/lib/qcow.pl";
 our ($top, $T, $seed);
-need("$top/build/tests/vdiskio", 'qemu-img', 'qemu-io', 'cmp', 'zstd');
+my $vdiskio = "$top/build/tests/vdiskio";
+need($vdiskio, 'qemu-img', 'qemu-io', 'cmp', 'zstd');
 chdir $T or die "$T: $!";
 note("seed $seed");
 srand $seed;
@@ -120,6 +121,10 @@ sub test_data_files {
 		# it was cut: zeros
 		truncate 'data.raw', 100 * 512 + 7;
 		same_contents('i.qcow2', 'qcow2', "data file that is too short, raw $raw");
+		my ($status, $out, $err) = run('sh', '-c', 'echo write 131072 512 7 | exec "$0" i.qcow2', $vdiskio);
+		like("$status $out$err", $raw eq 'on' ? qr/^1 .*EUCLEAN.*size of the data file/ : qr/^0 error ENOSPC/,
+			"nothing is written behind its end, raw $raw");
+		is(-s 'data.raw', 100 * 512 + 7, 'and it is as long as before');
 	}
 }
 
@@ -147,7 +152,8 @@ sub test_cut {
 				my ($start, $length, $kind, $offset) = split;
 				$end = $offset + $length if $offset + $length > $end;
 			}
-			truncate 'i.qcow2', $end - ($options->{cluster_size} // 65536) + $bytes;
+			my $cluster = $options->{cluster_size} // 65536;
+			truncate 'i.qcow2', $end - 1 - ($end - 1) % $cluster + $bytes;
 			same_contents('i.qcow2', 'qcow2', "cut $bytes bytes into the last cluster, ${\ words($options)}");
 		}
 	}
@@ -180,6 +186,16 @@ sub test_backing {
 		spew('i.qcow2', slurp('i.qcow2') =~ s/\xe2\x79\x2a\xca/\x6e\x6f\x6e\x65/r);
 		same_contents('i.qcow2', 'qcow2', "a backing file that is $format, and nobody says so");
 	}
+}
+
+# Whoever writes to a raw disk decides what it looks like: what the header says counts.
+sub test_raw_as_qcow2 {
+	unlink 'i.qcow2', 'base.raw';
+	create('base.raw', 'qcow2', '4M', {backing_file => "$T/p1", backing_fmt => 'raw'});
+	truncate 'base.raw', 1 << 20;
+	create('i.qcow2', 'qcow2', '2M', {backing_file => 'base.raw', backing_fmt => 'raw'});
+	same_contents('i.qcow2', 'qcow2', 'a raw backing file that looks like a qcow2');
+	same_contents('i.qcow2', 'qcow2', 'the same by name', {arguments => ['-p', 'base.raw']});
 }
 
 sub test_chain {
@@ -421,6 +437,7 @@ test_sizes();
 test_cut();
 test_bitmaps();
 test_backing();
+test_raw_as_qcow2();
 test_chain();
 test_places();
 test_bad_names();

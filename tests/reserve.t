@@ -123,8 +123,8 @@ refusals() {
 	refused 2 'no dynamic' 'a raw image' raw.img 1M
 	qemu-img create -q -f vpc -o subformat=fixed fixed.vhd 1M
 	refused 2 'no dynamic' 'a fixed VHD' fixed.vhd 1M
-	qemu-img create -q -f qcow2 q.qcow2 1M
-	refused 2 'qcow2' 'a qcow2 image' q.qcow2 1M
+	qemu-img create -q -f vmdk q.vmdk 1M
+	refused 2 'vmdk' 'a VMDK image' q.vmdk 1M
 	cp r.vhd copy.vhd
 	printf x | dd of=copy.vhd bs=1 seek=100 conv=notrunc status=none
 	refused 6 'copy of the footer at its start' 'a damaged copy of the footer' copy.vhd 1M

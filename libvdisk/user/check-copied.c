@@ -69,7 +69,7 @@ static int each_l1(struct qcheck *c, entry_fn *fn, u32 what)
 	for (u64 done = 0; done < 8 * c->l1_entries; done += PIECE) {
 		u64 left = 8 * c->l1_entries - done, n = left < PIECE ? left : PIECE;
 		bool changed = false;
-		int ret = vdisk_qcheck_read(c, c->l1_offset + done, piece, n);
+		int ret = vdisk_qcheck_read(c, c->l1_offset + done, piece, PIECE);
 
 		for (u64 i = 0; i < n && !ret; i += 8) {
 			u64 value = get_be64(piece + i), old = value;
@@ -80,7 +80,7 @@ static int each_l1(struct qcheck *c, entry_fn *fn, u32 what)
 			changed |= value != old;
 		}
 		if (!ret && changed)
-			ret = vdisk_qcheck_write(c, c->l1_offset + done, piece, n);
+			ret = vdisk_qcheck_write(c, c->l1_offset + done, piece, PIECE);
 		if (ret)
 			return ret;
 	}

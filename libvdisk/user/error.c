@@ -33,14 +33,16 @@ int vdisk_error_text(const struct vdisk_error *err, char *buf, size_t size)
 	const char *comma = err->advice ? "; " : "";
 	const char *field = err->field ? err->field : "image";
 	const char *problem = err->problem ? err->problem : "is damaged";
-	char found[48], expected[48];
+	char found[48], expected[48], detail[sizeof(err->detail) + 5] = "";
 
+	if (*err->detail)
+		snprintf(detail, sizeof(detail), " (\"%s\")", err->detail);
 	if (err->show == VDISK_SHOW_NONE)
-		return snprintf(buf, size, "%s %s%s%s", field, problem, comma, advice);
+		return snprintf(buf, size, "%s %s%s%s%s", field, problem, detail, comma, advice);
 	show_value(err->show, err->found, found, sizeof(found));
 	show_value(err->show, err->expected, expected, sizeof(expected));
-	return snprintf(buf, size, "offset %" PRIu64 ": %s %s: found %s, expected %s%s%s",
-			err->offset, field, problem, found, expected, comma, advice);
+	return snprintf(buf, size, "offset %" PRIu64 ": %s %s%s: found %s, expected %s%s%s",
+			err->offset, field, problem, detail, found, expected, comma, advice);
 }
 
 /* What the fault is about, without what is wrong with it. */

@@ -127,8 +127,6 @@ int vdisk_usage(struct vdisk *vd, struct vdisk_usage *usage)
 	*usage = (struct vdisk_usage){ vd->info.virtual_size, 0 };
 	if (!vd->unit_shift)
 		return 0;
-	if (!vd->format->scan || !vd->format->room)
-		return -EOPNOTSUPP;
 	pthread_mutex_lock(&h->lock);
 	if (h->engine)
 		space = &h->engine->space;

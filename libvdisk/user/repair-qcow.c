@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Checking a qcow or qcow2, and repairing a qcow2. The steps of a repair, each durable before the
- * next, so that a power cut leaves nothing worse than there was:
+ * Checking a qcow or qcow2, and repairing a qcow2. The steps of a repair, so that a power cut leaves
+ * nothing worse than there was; what a step has written is durable before the next, but that the
+ * first two may be mixed:
  *
  *   raise    counts that are too low go up; new refcount blocks and a new table are written where
  *            nothing else is
- *   link     the table, or the header, points to them
- *   clear    entries: COPIED goes where the cluster is shared
+ *   clear    entries: COPIED goes where the cluster is shared, and places that cannot be
+ *   link     the table, or the header, points to what is new
  *   lower    counts that are too high go down
  *   set      entries: COPIED where the cluster is not shared
  *   header   when a second check has found no error: nothing is in doubt any more
@@ -106,6 +107,16 @@ static int write_new_block(struct qcheck *c, u64 index)
 	return ret;
 }
 
+/* What is new was not wrong before. */
+static int count_new(struct qcheck *c, u64 offset)
+{
+	u64 cluster = offset >> c->bits;
+
+	if (c->block_state[cluster >> c->block_bits] != BLOCK_GOOD)
+		return 0; /* its new block says it */
+	return vdisk_qcheck_set_refcount(c, cluster, 1);
+}
+
 static int raise(struct qcheck *c)
 {
 	u64 max = vdisk_qcheck_max(c);
@@ -189,16 +200,17 @@ static int make_room(struct qcheck *c, struct rebuild *r)
 
 	for (size_t i = 0; i < r->n && !ret; i++)
 		ret = write_new_block(c, r->blocks[i]);
+	for (size_t i = 0; i < r->n && !ret; i++)
+		ret = count_new(c, c->table[r->blocks[i]]);
+	for (u64 i = 0; i < r->table_clusters && !ret; i++)
+		ret = count_new(c, r->table + (i << c->bits));
 	if (!ret && r->new_table)
 		ret = write_table(c, r->table);
 	if (!ret)
 		ret = raise(c);
-	if (!ret)
-		ret = flush(c);
-	if (!ret)
-		ret = link_blocks(c, r);
 	for (size_t i = 0; i < r->n; i++)
 		c->block_state[r->blocks[i]] = BLOCK_GOOD;
+	c->block.index = VDISK_NOWHERE; /* it may be one that is new now */
 	return ret;
 }
 
@@ -253,11 +265,12 @@ static int correct(struct qcheck *c, enum vdisk_repair_level level, struct rebui
 	c->lowering = !c->lost;
 	if (!ret && level == VDISK_REPAIR_ALL) {
 		ret = make_room(c, r);
-		c->block.index = VDISK_NOWHERE;
 		if (!ret)
 			ret = vdisk_qcheck_fix_entries(c, FIX_CLEAR);
 		if (!ret)
 			ret = flush(c);
+		if (!ret)
+			ret = link_blocks(c, r);
 	}
 	if (!ret && c->lowering)
 		ret = lower(c);

@@ -146,12 +146,23 @@ static int flush_all(const struct host *h)
 	return ret ? ret : io->flush(io->ctx);
 }
 
+/* No table knows how long the data file is. */
+static bool has_no_room(const struct host *h, const struct vdisk_action *a)
+{
+	const struct vdisk_io *io = file_of(h, a);
+
+	return io == &h->data && a->kind < VDISK_ACT_FLUSH &&
+	       (a->offset > io->size || a->length > io->size - a->offset);
+}
+
 static int perform(struct host *h, const struct vdisk_action *a)
 {
 	const struct vdisk_io *io = file_of(h, a);
 
 	if (io == &h->vd->io && a->kind < VDISK_ACT_FLUSH)
 		vdisk_inflate_forget(h, a->offset, a->length);
+	if (has_no_room(h, a))
+		return -ENOSPC;
 	switch (a->kind) {
 	case VDISK_ACT_DATA:
 		return write_payload(h, a);

@@ -398,7 +398,7 @@ static void measure(struct maker *k)
 		k->spread = r->filler;
 	blocks = (k->spread * 2 << r->refcount_order) / (k->cluster * 8) + 2;
 	k->n = k->spread + blocks + r->room + 8;
-	k->refcount_clusters = blocks * 8 / k->cluster + 1;
+	k->refcount_clusters = r->filler ? 1 : blocks * 8 / k->cluster + 1;
 }
 
 static void make_parent(const struct qcow_recipe *r, struct made *m)
@@ -455,14 +455,14 @@ static bool may_be_cut(const struct maker *k, u64 cluster)
 	return use == USED_NOT || use == USED_DATA;
 }
 
-/* The file ends behind what is used and some room. */
+/* The file ends behind what is used and some room; or in the midst of the last cluster. */
 static void cut_to_size(struct maker *k)
 {
 	u64 end = k->n;
 
 	while (!k->used[end - 1])
 		end--;
-	end += k->r->room;
+	end += k->r->ragged ? 0 : k->r->room;
 	if (end > k->n)
 		end = k->n;
 	k->m->file_size = end * k->cluster;

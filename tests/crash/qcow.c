@@ -26,15 +26,16 @@ static void some_features(struct qcow_recipe *r)
 		r->snapshots = 0;
 }
 
-/* A refcount table that is full nearly: more room than it can tell about. */
+/* There is more room than the refcount table, of one cluster, can tell about: 64 blocks, which
+ * count 64 clusters each. */
 static void nearly_full(struct qcow_recipe *r)
 {
 	r->version = 3;
 	r->cluster_bits = 9;
 	r->refcount_order = 6;
 	r->extended = false;
-	r->filler = 4096 - 8 - (u32)random_below(60);
-	r->room = 200;
+	r->filler = 4096 - 64 - 4 - (u32)random_below(60);
+	r->room = 100 + (u32)random_below(200);
 }
 
 static void make(u64 number)
@@ -66,7 +67,7 @@ static void make(u64 number)
 	r.packed = !r.data_file && random_below(2);
 	if (!r.room)
 		r.room = (u32)random_below(r.sectors / cluster + 8) / (1 + (u32)random_below(4));
-	if (random_below(3) == 0)
+	if (!r.filler && random_below(3) == 0)
 		r.ragged = run.align * (u32)random_below(cluster * SECTOR / run.align);
 	qcow_make(&r, &run.made);
 }

@@ -124,7 +124,7 @@ sub same_details {
 	my ($path, $format, $name) = @_;
 	my $theirs = decode_json(must('qemu-img', 'info', '--output=json', '-f', $format, $path));
 	my $data = $theirs->{'format-specific'}{data} // {};
-	my ($status, $err, $info, $details) = ours(['info', 'details'], $path);
+	my ($status, $err, $info, $details, $usage) = ours(['info', 'details', 'usage'], $path);
 	my %d = map { split /=/, $_, 2 } split ' ', $details // '';
 	my $yes = sub { $_[0] ? 1 : 0 };
 	my $version = $format eq 'qcow' ? 1 : ($data->{compat} // '') eq '0.10' ? 2 : 3;
@@ -143,7 +143,8 @@ sub same_details {
 	$found{$_} //= $d{$_} for keys %expected;
 	$found{backing_format} //= '';
 	delete @found{grep !exists $expected{$_}, keys %found};
-	return is_deeply(\%found, \%expected, "$name: details") || diag($err);
+	is_deeply(\%found, \%expected, "$name: details") || diag($err);
+	return like($usage, qr/^\d+ \d+$/, "$name: usage");
 }
 
 1;

@@ -15,7 +15,7 @@
  *   reopen                     closes, and opens again
  *   usage                      "ALLOCATED ROOM" in bytes
  *   check                      "COUNT", then " INDEX:HOME:OTHER:PROBLEM" for each fault
- *   map OFFSET LENGTH          "KIND OFFSET LENGTH HOME" of the first answer, " PACKED" if compressed
+ *   map OFFSET LENGTH          "KIND OFFSET LENGTH HOME" of the first answer; and " PACKED"
  *   maps                       " START:KIND:LENGTH:OFFSET" for each answer about the disk
  *   info                       "FORMAT SUBFORMAT VIRTUAL-SIZE BLOCK-SIZE NEEDS-PARENT"
  *   details                    " NAME=VALUE" for what a qcow or qcow2 has

@@ -83,7 +83,9 @@ static void test_magic(const struct magic *m)
 
 	memcpy(bytes + m->at, m->bytes, m->length);
 	ok(is(bytes, 1024, m->name), "%s %s", m->name, "is recognised");
-	ok(refused(bytes, NULL, m->name), "%s %s", m->name, "is refused, and told how to convert");
+	if (strncmp(m->name, "qcow", 4))
+		ok(refused(bytes, NULL, m->name), "%s %s", m->name,
+		   "is refused, and told how to convert");
 	ok(opens_as_raw(bytes), "%s %s", m->name, "can be opened as raw by who says so");
 	ok(is(bytes, end, m->name), "%s %s", m->name,
 	   "is recognised where the file ends with the magic");
