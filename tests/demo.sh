@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# make demo: the main job on data made up for it. An NTFS volume on which Windows is hibernated holds three disk
+# make demo: the main job on data made up for it. An NTFS volume on which Windows is hibernated holds four disk
 # images, in pieces; they become block devices, are written, and other people's programs tell what happened.
 #
 #   make demo            device-mapper is used inside a throw-away virtual machine (tests/vm)
@@ -73,6 +73,19 @@ use_dynamic() {
 	show ntfsmap close dyn
 }
 
+# The same for a qcow2 on a backing file that holds a file system: what is written is copied first.
+use_qcow() {
+	local dev=$1
+	show ntfsmap -q open "$dev:/disks/child.qcow2" qcow
+	show ntfsmap list
+	show mount /dev/mapper/qcow "$mnt"
+	cp "$top/README.md" "$mnt/readme"
+	head -c 7000000 /dev/zero | tr '\0' q >"$mnt/seven-million-q"
+	show ls -l "$mnt"
+	show umount "$mnt"
+	show ntfsmap close qcow
+}
+
 inside() {
 	local dev=$1 module=${2:-}
 	mnt=$(mktemp -d /run/ntfsmap-demo.XXXXXX)
@@ -84,6 +97,8 @@ inside() {
 	use_open "$dev"
 	say "A dynamic VHD: blocks that have no place yet get one inside the file"
 	use_dynamic "$dev"
+	say "A qcow2 with a backing file: clusters are copied when they are written"
+	use_qcow "$dev"
 	rmdir "$mnt"
 }
 
@@ -103,6 +118,9 @@ make_images() {
 	qemu-img convert -q -f raw -O vpc -o subformat=fixed,force_size "$work/disk" "$work/windows.vhd"
 	qemu-img create -q -f vpc -o subformat=dynamic,force_size "$work/dynamic.vhd" 64M
 	"$top/build/bin/ntfsmap" -q reserve "$work/dynamic.vhd" 40M
+	qemu-img convert -q -f raw -O qcow2 -c "$work/raw.img" "$work/base.qcow2"
+	(cd "$work" && qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 child.qcow2)
+	"$top/build/bin/ntfsmap" -q reserve "$work/child.qcow2" all 2>/dev/null
 }
 
 make_volume() {
@@ -112,6 +130,8 @@ make_volume() {
 	"$forge" "$img" file /disks/raw.img "$(stat -c %s "$work/raw.img")" runs=40 gap=5 order=shuffle seed=1 fill=stdin <"$work/raw.img"
 	"$forge" "$img" file /disks/windows.vhd "$(stat -c %s "$work/windows.vhd")" runs=25 gap=5 order=shuffle seed=2 fill=stdin <"$work/windows.vhd"
 	"$forge" "$img" file /disks/dynamic.vhd "$(stat -c %s "$work/dynamic.vhd")" runs=30 gap=5 order=shuffle seed=4 fill=stdin <"$work/dynamic.vhd"
+	"$forge" "$img" file /disks/base.qcow2 "$(stat -c %s "$work/base.qcow2")" runs=3 gap=5 order=shuffle seed=5 fill=stdin <"$work/base.qcow2"
+	"$forge" "$img" file /disks/child.qcow2 "$(stat -c %s "$work/child.qcow2")" runs=20 gap=5 order=shuffle seed=6 fill=stdin <"$work/child.qcow2"
 	"$forge" "$img" file "/Steuer 2025.pdf" 3M runs=30 gap=1 fill=pattern seed=3
 	"$forge" "$img" hiberfil hibr
 	"$forge" "$img" logfile 2.0 inuse
@@ -120,7 +140,7 @@ make_volume() {
 # The hash of all bytes of the volume that are in none of the files. Where the files are is ntfscluster's word, not ours.
 hash_of_the_rest() {
 	local file
-	for file in /disks/raw.img /disks/windows.vhd /disks/dynamic.vhd; do
+	for file in /disks/raw.img /disks/windows.vhd /disks/dynamic.vhd /disks/child.qcow2; do
 		oracle_table "$file" "$(ntfscat "$img" "$file" | wc -c)"
 	done >"$work/all"
 	hash_outside "$work/all" "$img"
@@ -159,10 +179,14 @@ prove_contents() {
 	dd if="$work/after.disk" of="$work/after.part" bs=1M skip=1 status=none
 	ntfscat "$img" /disks/dynamic.vhd >"$work/after.dynamic"
 	qemu-img convert -f vpc -O raw "$work/after.dynamic" "$work/after.dyn"
+	ntfscat "$img" /disks/child.qcow2 >"$work/child.qcow2"
+	show qemu-img check "$work/child.qcow2"
+	qemu-img convert -f qcow2 -O raw "$work/child.qcow2" "$work/after.qcow"
+	e2fsck -fn "$work/after.qcow" >/dev/null 2>&1 || die "e2fsck: the file system in the qcow2 is damaged"
 	e2fsck -fn "$work/after.raw" >/dev/null 2>&1 || die "e2fsck: the file system in the raw image is damaged"
 	e2fsck -fn "$work/after.part" >/dev/null 2>&1 || die "e2fsck: the file system in the VHD is damaged"
 	e2fsck -fn "$work/after.dyn" >/dev/null 2>&1 || die "e2fsck: the file system in the dynamic VHD is damaged"
-	echo "ok: e2fsck finds the three file systems clean (images read by ntfscat, the VHDs by qemu-img)"
+	echo "ok: e2fsck finds the four file systems clean (images read by ntfscat, VHD and qcow2 by qemu-img)"
 	check_file "the raw image holds the text file" \
 		"$(debugfs -R 'cat readme' "$work/after.raw" 2>/dev/null | sha256sum)" "$(sha256sum <"$top/README.md")"
 	check_file "the raw image holds the large file" \
@@ -171,6 +195,10 @@ prove_contents() {
 		"$(debugfs -R 'cat readme' "$work/after.dyn" 2>/dev/null | sha256sum)" "$(sha256sum <"$top/README.md")"
 	check_file "the dynamic VHD holds the large file" \
 		"$(debugfs -R 'cat nine-million-d' "$work/after.dyn" 2>/dev/null | tr -d d | wc -c),$(debugfs -R 'cat nine-million-d' "$work/after.dyn" 2>/dev/null | wc -c)" 0,9000000
+	check_file "the qcow2 holds the text file" \
+		"$(debugfs -R 'cat readme' "$work/after.qcow" 2>/dev/null | sha256sum)" "$(sha256sum <"$top/README.md")"
+	check_file "the qcow2 holds the large file" \
+		"$(debugfs -R 'cat seven-million-q' "$work/after.qcow" 2>/dev/null | tr -d q | wc -c),$(debugfs -R 'cat seven-million-q' "$work/after.qcow" 2>/dev/null | wc -c)" 0,7000000
 	check_file "the VHD holds the licence" \
 		"$(debugfs -R 'cat license' "$work/after.part" 2>/dev/null | sha256sum)" "$(sha256sum <"$top/LICENSE")"
 }
@@ -182,10 +210,10 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/ntfsmap-demo.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 img=$work/windows-volume.img
 
-say "An NTFS volume with a hibernated Windows, and three disk images in pieces on it"
+say "An NTFS volume with a hibernated Windows, and four disk images in pieces on it"
 make_images
 make_volume
-ls -l "$work"/raw.img "$work"/windows.vhd "$work"/dynamic.vhd "$img" | awk '{ print $5, $9 }'
+ls -l "$work"/raw.img "$work"/windows.vhd "$work"/dynamic.vhd "$work"/child.qcow2 "$img" | awk '{ print $5, $9 }'
 say "What ntfsmap says about the fixed VHD"
 show ntfsmap check "$img:/disks/windows.vhd"
 say "The device-mapper table of the raw image (first lines)"
@@ -207,6 +235,6 @@ fi
 say "Seen from outside, by other people's programs"
 prove_contents
 [ "$(sha256sum <"$img")" != "$written" ] || die "nothing was written at all"
-check_file "every byte of the volume outside the three files is unchanged" "$(hash_of_the_rest)" "$before"
+check_file "every byte of the volume outside the four files is unchanged" "$(hash_of_the_rest)" "$before"
 echo
-echo "VERDICT: all three images on the hibernated volume were written and read back; nothing else on it has changed."
+echo "VERDICT: all four images on the hibernated volume were written and read back; nothing else on it has changed."
