@@ -228,8 +228,8 @@ static int grow(struct vdisk *vd)
 	return 0;
 }
 
-/* No refcount block counts the cursor's cluster: it becomes one. That one is missing where headers or
- * tables are is damage. */
+/* No refcount block counts the cursor's cluster: it becomes one. None may be missing where headers
+ * or tables are. */
 static int add_block(struct vdisk *vd, struct vdisk_map *answer)
 {
 	const struct qcow *q = &vd->qcow;

@@ -8,7 +8,7 @@
  *   NTFSMAP-<FORMAT>-FILE-<name>, NTFSMAP-<FORMAT>-DEVICE-<name>                   others
  *   NTFSMAP-BASE-…                        the same for the parents of an open image, and the files
  *                                         that their data are in
- *   NTFSMAP-DATA-…                        the same for the file that the data of an open image are in
+ *   NTFSMAP-DATA-…                        the same for the file that an open image's data are in
  *
  * FORMAT is QCOW2S for a snapshot that --static has laid out, as its table cannot say so.
  *

@@ -12,6 +12,7 @@
 #   TEST_SEED=7 tests/hostile-qcow.t         others
 #   HOSTILE_RUNS=5000 tests/hostile-qcow.t   more of them
 #   HOSTILE_CASE=123 tests/hostile-qcow.t    this one alone
+#   HOSTILE_ALL=1 tests/hostile-qcow.t      all listed cases, not one of eight
 #   HOSTILE_SHOW=1000 tests/hostile-qcow.t   tells of all failures, not of ten
 use strict;
 use warnings;
@@ -192,6 +193,11 @@ sub places {
 
 # ---- the cases ----
 
+# One of eight is done, another one with another seed; all of them with HOSTILE_ALL.
+my $turn = $seed;
+
+sub left_out { return !$ENV{HOSTILE_ALL} && $turn++ % 8 }
+
 sub headers {
 	for my $name (sort keys %good) {
 		my $image = $good{$name};
@@ -204,6 +210,7 @@ sub headers {
 			my ($at, $bytes) = @$_;
 			my @more = (length $image, 1 << 20, 8, 9, 16, 22, 4, 31);
 			for my $value (odd_numbers(number($image, $at, $bytes), $bytes, @more)) {
+				next if left_out();
 				judge(sprintf('%s, byte %d of the header = 0x%x', $name, $at, $value), with($image, $at, $bytes, $value),
 					$format{$name});
 			}
@@ -219,6 +226,7 @@ sub entries {
 			my $old = number($image, $at, $bytes);
 			for my $value (odd_numbers($old, $bytes, $old ^ 1 << 63, $old ^ 1 << 62, length $image, length($image) - 512, 512,
 				number($image, 40, 8), 1 << 55, 0x100000001, 0xffffffff)) {
+				next if left_out();
 				my $told = sprintf '%s, %d bytes at %d = 0x%x', $name, $bytes, $at, $value;
 				my $changed = with($image, $at, $bytes, $value);
 				srand $at;
