@@ -47,10 +47,11 @@ static int check_tail(const struct image *child, const struct image *parent)
 
 	if (!info->tail || vdisk_info(child->vd)->virtual_size <= info->virtual_size)
 		return DONE;
-	return fail(REFUSED,
-		    "%s: the last %llu bytes of its parent %s do not fill a sector: make that longer "
-		    "on a mounted volume (truncate -s %%512), which does no harm",
-		    child->name, (unsigned long long)info->tail, parent->name);
+	return fail(
+		REFUSED,
+		"%s: the last %llu bytes of its parent %s do not fill a sector: make that longer "
+		"on a mounted volume (truncate -s %%512), which does no harm",
+		child->name, (unsigned long long)info->tail, parent->name);
 }
 
 /* Is this the parent? Where the child names a unique id, it has to be that. */
