@@ -39,8 +39,8 @@ static bool is_stale(const struct image *child, const struct image *parent)
 	return known && modified && llabs(known + YEAR_2000 - modified) > TOLERANCE;
 }
 
-/* A raw file may end inside a sector: qemu reads these last bytes and zeros behind them, and a block
- * device has neither. */
+/* A raw file may end inside a sector: qemu reads these last bytes and zeros behind them, and a
+ * block device has neither. */
 static int check_tail(const struct image *child, const struct image *parent)
 {
 	const struct vdisk_info *info = vdisk_info(parent->vd);
