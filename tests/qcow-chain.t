@@ -283,7 +283,7 @@ statics() {
 # refcounts, tables, and what the library and qemu can write then
 reserves() {
 	local options size
-	for options in cluster_size=64k cluster_size=512 cluster_size=2M,refcount_bits=1 extended_l2=on,refcount_bits=64 compat=0.10; do
+	for options in cluster_size=64k cluster_size=512,refcount_bits=64 cluster_size=2M,refcount_bits=1 extended_l2=on,refcount_bits=64 compat=0.10; do
 		create r.qcow2 -f qcow2 -o "$options" 24M
 		fill r.qcow2 'write -P 1 1M 1M' 'write -c -P 2 4M 2M'
 		exits 0 "$options: reserve 5M" "$ntfsmap" reserve -q "$d/r.qcow2" 5M
