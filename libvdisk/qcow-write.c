@@ -172,11 +172,13 @@ static void drop_old(struct vdisk *vd, u64 value)
 	}
 }
 
-/* A bit for each subcluster that the unit covers. */
+/* A bit for each subcluster that the unit covers; none without subclusters. */
 static u64 covered_subclusters(const struct vdisk *vd, const struct vdisk_unit *unit)
 {
 	u64 bits = 0;
 
+	if (vd->qcow.entry_bytes == 8)
+		return 0;
 	for (u32 i = 0; i < QCOW_SUBCLUSTERS; i++) {
 		u32 sector = i * (vd->fill / VDISK_SECTOR);
 

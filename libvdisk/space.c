@@ -228,17 +228,19 @@ static int grow(struct vdisk *vd)
 	return 0;
 }
 
-/* No refcount block counts the cursor's cluster: it becomes one. */
-static int add_block(struct vdisk *vd)
+/* No refcount block counts the cursor's cluster: it becomes one. None may be missing where headers
+ * or tables are. */
+static int add_block(struct vdisk *vd, struct vdisk_map *answer)
 {
 	const struct qcow *q = &vd->qcow;
 	struct qcow_alloc *a = q->alloc;
+	u64 home = a->cursor << q->cluster_bits, index = a->cursor >> qcow_block_shift(q);
 
+	if (!vdisk_qcow_sound(vd, home, qcow_cluster_bytes(q)))
+		return qcow_damaged(q->refcount_table + 8 * index, home, answer);
 	if (a->n_blocks == QCOW_NEW_BLOCKS || a->growth.wanted)
 		return -EBUSY;
-	a->blocks[a->n_blocks++] =
-		(struct qcow_new_block){ .index = a->cursor >> qcow_block_shift(q),
-					 .home = a->cursor << q->cluster_bits };
+	a->blocks[a->n_blocks++] = (struct qcow_new_block){ .index = index, .home = home };
 	a->taken++;
 	pass_over(a, 1);
 	return 0;
@@ -287,7 +289,7 @@ static int look(struct vdisk *vd, bool *found, struct vdisk_map *answer)
 	ret = vdisk_refcount_load(vd, index, &block, answer);
 	if (ret)
 		return ret;
-	return block ? find_zero(vd, block, found, answer) : add_block(vd);
+	return block ? find_zero(vd, block, found, answer) : add_block(vd, answer);
 }
 
 /* Nothing is left of this pass. */

@@ -225,6 +225,20 @@ sub lazy {
 	is((run('qemu-io', '-c', 'read -P 4 0 20M', 'lazy.qcow2'))[0], 0, '  with all data');
 }
 
+# Version 1 has no refcounts, and qemu does not check it: compressed clusters share, others do not.
+sub version_1 {
+	must('qemu-img', 'create', '-q', '-f', 'qcow', 'one.qcow', '16M');
+	must('qemu-io', '-c', 'write -P 3 0 1M', '-c', 'write -c -P 4 8M 4k', '-c', 'write -c -P 5 9M 4k', 'one.qcow');
+	is(we_say('./one.qcow'), '0 0', 'version 1');
+	my $q = qcow_open('one.qcow');
+	my $table = word($q, word($q, 40));
+	word($q, $table, word($q, $table + 8));
+	is(we_say('./one.qcow'), '1 0', '  one cluster for two places');
+	word($q, $table, 1 << 45);
+	is(we_say('./one.qcow'), '1 0', '  an entry that points outside');
+	is((repair('./one.qcow', 'all'))[0], 2, '  nothing to repair it with: refused');
+}
+
 sub refusals {
 	my ($status, $out, $err) = run($ntfsmap, 'check', '--repair=x', './x.qcow2');
 	is("$status $err", "1 ntfsmap: --repair=x: the words are leaks and all\n", 'an unknown word');
@@ -304,6 +318,7 @@ sound();
 all_damage();
 levels();
 lazy();
+version_1();
 refusals();
 all_hostile();
 done_testing();

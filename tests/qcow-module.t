@@ -90,11 +90,98 @@ writes() {
 	done
 }
 
+# refuses NAME MESSAGE ARGUMENTS
+refuses() {
+	said >/dev/null
+	run dmsetup create bad --table "0 $(cut -d' ' -f1 "$share/plain.size") vdisk $3"
+	is "$status" 1 "constructor: $1"
+	like "$(said)" "$2" "  and says why"
+}
+
+# fails NAME MESSAGE IMAGE FEATURE...: when the image is opened
+fails() {
+	local name=$1 message=$2
+	shift 2
+	said >/dev/null
+	create v "$@"
+	is "$(field v 1)" fail "$name: mode fail"
+	like "$(said)" "$message" "  the log says why"
+	remove v
+}
+
+wrong_devices() {
+	local e='1 /dev/vda 1 0:2048+8192'
+	refuses "two data devices" "'data' is given twice" "qcow2 4 data /dev/vdc data /dev/vdd $e"
+	refuses "a data device that is not there" "Cannot open .*'data'" "qcow2 2 data /dev/nothing $e"
+	refuses "image and data on one device" "is on the same device" "qcow2 2 data /dev/vda $e"
+	refuses "a data device for qcow" "'data': this format" "qcow 2 data /dev/vdc $e"
+	refuses "two snapshots" "'snapshot' is given twice" "qcow2 4 snapshot 1 snapshot 2 $e"
+	refuses "a snapshot of a qcow" "'snapshot': this format" "qcow 2 snapshot 1 $e"
+	fails "a data device that is not needed" 'keeps all in one file' plain data /dev/vdc read_only
+	fails "a parent that is not needed" 'the image has none' plain parent /dev/vdb
+	rm "$share"/{data,onraw}.features
+	fails "a data device that is missing" "needs feature 'data'" data
+	fails "a parent that is missing" "needs feature 'parent'" onraw
+}
+
+# Places that were given up are taken again: there is no other room.
+full() {
+	create v tight
+	ok "an image with little room" dd if="$share/tight.model" of=/dev/mapper/v bs=64k count=16 oflag=direct status=none
+	run dd if=/dev/zero of=/dev/mapper/v bs=64k seek=32 count=64 oflag=direct
+	is "$status" 1 "  a write finds none"
+	like "$err" 'No space left' "  and says so"
+	is "$(field v 1)" out_of_space "  mode out_of_space"
+	ok "  what there is can be written" dd if="$share/tight.model" of=/dev/mapper/v bs=64k count=16 oflag=direct status=none
+	ok "  discard what found room" blkdiscard -o $((32 * 65536)) /dev/mapper/v
+	ok "  flush" dmsetup message v 0 flush
+	ok "  write elsewhere" dd if=/dev/urandom of=/dev/mapper/v bs=64k seek=100 count=8 oflag=direct status=none
+	is "$(field v 1)" rw "  mode rw"
+	ok "  read for later" eval 'cat /dev/mapper/v >$share/tight.end'
+	remove v
+}
+
+# Each job knows what it wrote, on clusters that all have in common with a snapshot.
+storm() {
+	create v storm
+	(while sleep 0.4; do dmsetup suspend v && dmsetup resume v; done) 2>/dev/null &
+	ok "four writers of fio on shared clusters, beside suspends" fio --name=w --filename=/dev/mapper/v --rw=randwrite \
+		--bsrange=512-128k --size=2m --offset_increment=2300k --numjobs=4 --direct=1 --ioengine=libaio --iodepth=8 \
+		--fsync=16 --verify=crc32c --verify_fatal=1 --randseed=7 --output-format=terse
+	kill $!
+	wait $! 2>/dev/null
+	ok "  read for later" eval 'cat /dev/mapper/v >$share/storm.end'
+	remove v
+}
+
+damage() {
+	local name
+	create v bad
+	said >/dev/null
+	run dd if=/dev/mapper/v of=/dev/null bs=64k skip=5 count=1 iflag=direct
+	is "$status" 1 "an L2 entry that points outside"
+	like "$(said)" "table entry at offset $(cat "$share/bad.entry") of the file cannot point to" "  the log names the entry"
+	is "$(field v 1)" needs_check "  mode needs_check"
+	ok "  the rest can be read" eval 'head -c 327680 /dev/mapper/v | cmp - <(head -c 327680 $share/plain.model)'
+	ok "  flush" dmsetup message v 0 flush
+	remove v
+	for name in $(cat "$share/broken"); do
+		create v "$name"
+		dd if=/dev/mapper/v of=/tmp/out bs=64k iflag=direct conv=noerror,sync status=none 2>/dev/null
+		ok "$name: broken streams read as qemu reads them" cmp -n "$(stat -c %s "$share/$name.model")" /tmp/out "$share/$name.model"
+		remove v
+	done
+}
+
 if in_machine; then
 	ok "insmod" insmod "$TEST_MODULE"
 	reads
 	snapshots
 	writes
+	full
+	storm
+	damage
+	wrong_devices
 	ok "rmmod" rmmod dm-vdisk
 	done_testing
 	exit
@@ -164,7 +251,7 @@ reader() {
 writer() {
 	model "$1"
 	echo "${@:2}" >"$share/$1.features"
-	lay "$1" "$sectors" 7 $((14 << 20)) "$format"
+	lay "$1" "$sectors" 7 "${room:-$((14 << 20))}" "$format"
 	writers+=("$1")
 }
 
@@ -244,6 +331,47 @@ make_writers() {
 	overlay wextchild contents.raw extended_l2=on
 	change wextchild 'write -P 1 70000 512' 'write -z 2M 1M' 'write -P 2 8M 1M'
 	writer wextchild parent /dev/vdb
+	qemu-img create -q -f qcow2 -o "data_file=$T/wdata.raw" "$T/wdata.qcow2" "$size"
+	change wdata 'write -P 3 1M 2M' 'write -P 4 0 512' 'write -z 1M 64k'
+	writer wdata data /dev/vdd
+	# so little that clusters have to be used again
+	image wagain
+	room=$((size + 20 * 65536 - $(stat -c %s "$T/wagain.qcow2"))) writer wagain
+	image storm
+	qemu-img snapshot -c before "$T/storm.qcow2"
+	model storm
+	lay storm "$sectors" 3 $((14 << 20)) qcow2
+	qemu-img create -q -f qcow2 "$T/tight.qcow2" "$size"
+	cp "$T/contents" "$share/tight.model"
+	lay tight "$sectors" 3 $((2 << 20)) qcow2
+}
+
+# be64 FILE OFFSET
+be64() {
+	od -An -tu8 --endian=big -j "$2" -N 8 "$1" | tr -d ' '
+}
+
+# A table entry that points outside; bytes of compressed clusters that are something else.
+make_damage() {
+	local l1 l2 name
+	image bad
+	l1=$(be64 "$T/bad.qcow2" 40)
+	l2=$(($(be64 "$T/bad.qcow2" "$l1") & 0x00fffffffffffe00))
+	echo $((l2 + 5 * 8)) >"$share/bad.entry"
+	printf '\200\0\1\0\0\0\0\0' | dd of="$T/bad.qcow2" bs=1 seek=$((l2 + 5 * 8)) conv=notrunc status=none
+	lay bad "$sectors" 3 $((2 << 20)) qcow2
+	for name in brokenzlib brokenzstd; do
+		image $name compression_type=${name#broken} -- -c
+		perl -e 'my ($seed, $file) = @ARGV; srand $seed; open my $f, "+<", $file or die;
+			for (1 .. 150) {
+				seek $f, 0x60000 + int rand(-s($f) - 0x60000), 0;
+				print $f pack "C*", map { rand 256 } 0 .. rand 9;
+			}' "$seed" "$T/$name.qcow2"
+		# A window of zeros for what cannot be read: by clusters, as dd does
+		qemu-img convert --salvage -O raw "$T/$name.qcow2" "$share/$name.model" 2>/dev/null || bail "no salvage of $name"
+		lay $name "$sectors" 3 0 qcow2
+	done
+	echo brokenzlib brokenzstd >"$share/broken"
 }
 
 build_module
@@ -254,14 +382,15 @@ make_readers
 make_compressed
 make_writers
 make_qcow1
+make_damage
 echo "${readers[*]}" >"$share/readers"
 echo "${writers[*]}" >"$share/writers"
 before=$(outside)
 
-guest_tests -t 1200 -m 2048 -d "$disk" -d "$T/contents.raw,ro" -d "$T/data.raw" -s "$share"
+guest_tests -t 1500 -m 2048 -d "$disk" -d "$T/contents.raw,ro" -d "$T/data.raw" -d "$T/wdata.raw" -s "$share"
 
 is "$(outside)" "$before" "every byte outside the images is unchanged"
-for image in "${writers[@]}"; do
+for image in "${writers[@]}" storm tight; do
 	format=$(cut -d' ' -f3 "$share/$image.size")
 	back "$image"
 	if [ "$format" = qcow2 ]; then
@@ -271,6 +400,10 @@ for image in "${writers[@]}"; do
 	ok "$image: qemu-img reads what the threads know" eval \
 		'qemu-img convert -f "$format" -O raw "$T/$image.after" "$T/out" && cmp "$T/out" "$share/$image.end"'
 done
-ok "the snapshot is what it was" eval \
-	'qemu-img convert -l before -O raw $T/wshared.after $T/out && cmp $T/out $share/wshared.model'
+for image in wshared storm; do
+	ok "$image: the snapshot is what it was" eval \
+		'qemu-img convert -l before -O raw "$T/$image.after" "$T/out" && cmp "$T/out" "$share/$image.model"'
+done
+back bad
+is "$(od -An -tu1 -j 79 -N 1 "$T/bad.after" | tr -d ' ')" 2 "the damaged image is marked as corrupt"
 done_testing

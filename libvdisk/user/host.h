@@ -15,7 +15,7 @@ struct cache_entry {
 	struct vdisk_block block;
 	struct cache_entry *next;
 	unsigned int pins;
-	u8 data[CACHE_BLOCK] __attribute__((aligned(8))); /* for load_be64() */
+	u8 data[CACHE_BLOCK] __attribute__((aligned(8))); /* entries are loaded as words */
 };
 
 struct cache {

@@ -70,7 +70,8 @@ static bool opens_as_raw(uint8_t *bytes)
 {
 	struct vdisk_io io = { .ctx = bytes, .size = 1024, .read = memory_read };
 	struct vdisk *vd = NULL;
-	bool good = !vdisk_open(&io, &(struct vdisk_options){ .format = "raw" }, &vd, NULL) && vdisk_info(vd)->virtual_size == 1024;
+	bool good = !vdisk_open(&io, &(struct vdisk_options){ .format = "raw" }, &vd, NULL) &&
+		    vdisk_info(vd)->virtual_size == 1024;
 
 	vdisk_close(vd);
 	return good;
