@@ -39,6 +39,21 @@ static bool is_stale(const struct image *child, const struct image *parent)
 	return known && modified && llabs(known + YEAR_2000 - modified) > TOLERANCE;
 }
 
+/* A raw file may end inside a sector: qemu reads these last bytes and zeros behind them, and a
+ * block device has neither. */
+static int check_tail(const struct image *child, const struct image *parent)
+{
+	const struct vdisk_info *info = vdisk_info(parent->vd);
+
+	if (!info->tail || vdisk_info(child->vd)->virtual_size <= info->virtual_size)
+		return DONE;
+	return fail(
+		REFUSED,
+		"%s: the last %llu bytes of its parent %s do not fill a sector: make that longer "
+		"on a mounted volume (truncate -s %%512), which does no harm",
+		child->name, (unsigned long long)info->tail, parent->name);
+}
+
 /* Is this the parent? Where the child names a unique id, it has to be that. */
 static int join(struct image *child, struct image *parent, const char *format)
 {
@@ -46,6 +61,8 @@ static int join(struct image *child, struct image *parent, const char *format)
 	int code = image_probe(parent, format, NULL), ret;
 	char words[512];
 
+	if (!code)
+		code = check_tail(child, parent);
 	if (code)
 		return code;
 	ret = vdisk_set_parent(child->vd, parent->vd, &err);

@@ -28,7 +28,7 @@ int layout_place(struct image *img, uint64_t at, uint64_t length, struct place *
 		int ret;
 
 		if (at >= size)
-			break; /* a parent that is shorter than its child: zeros */
+			break; /* past the end of a parent its child answers, with zeros */
 		if (p->length > size - at)
 			p->length = size - at;
 		ret = vdisk_map(img->vd, at, p->length, &m);

@@ -6,13 +6,12 @@
  *   NTFSMAP-<FORMAT>-<volume serial>-<MFT record>-<sequence>-<stream>-<name>   a file on NTFS;
  *           stream is ntfs_stream_hash(), 0 for the unnamed one
  *   NTFSMAP-<FORMAT>-FILE-<name>, NTFSMAP-<FORMAT>-DEVICE-<name>                   others
- *   NTFSMAP-BASE-…                        the same for the parents of an open image, and the files
- *                                         that their data are in
- *   NTFSMAP-DATA-…                        the same for the file that an open image's data are in
+ *   NTFSMAP-BASE-…                        the same for the parents of an open image, and their
+ *                                         data files
+ *   NTFSMAP-DATA-…                        the same for the data file of an open image
+ *   NTFSMAP-HOST-<volume serial>-<name>   a view of a volume
  *
  * FORMAT is QCOW2S for a snapshot that --static has laid out, as its table cannot say so.
- *
- *   NTFSMAP-HOST-<volume serial>-<name>   a view of a volume
  */
 #ifndef NTFSMAP_MAPPING_H
 #define NTFSMAP_MAPPING_H

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * reserve in a qcow or qcow2: the file is made longer, and that is all. Clusters behind the last
- * one in use are free, whether refcounts reach as far or not (qcow2.txt, "Host cluster management");
- * who takes them makes the refcounts. So beside the clusters of the disk there has to be room for
- * tables: L2 tables, refcount blocks, and a larger refcount table.
+ * one in use are free, whether refcounts reach as far or not (qcow2.txt, "Host cluster
+ * management"); who takes them makes the refcounts. So beside the clusters of the disk there has to
+ * be room for tables: L2 tables, refcount blocks, and a larger refcount table.
  */
 #include <errno.h>
 

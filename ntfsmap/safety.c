@@ -484,6 +484,8 @@ static void look_at_room(struct image *img, struct facts *facts)
 {
 	struct vdisk_usage u;
 
+	if (vdisk_info(img->vd)->needs_data) /* the disk is elsewhere */
+		return;
 	if (!vdisk_usage(img->vd, &u))
 		ok(facts, "room", "%s have a place in the file, and there is room for %s more",
 		   human_size(u.allocated), human_size(u.room));

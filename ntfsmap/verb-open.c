@@ -105,8 +105,8 @@ static void note_room(const struct image *img)
 {
 	struct vdisk_usage u;
 
-	if (img->plan.readonly || !img->plan.format || vdisk_usage(img->vd, &u))
-		return;
+	if (img->plan.readonly || !img->plan.format || img->data || vdisk_usage(img->vd, &u))
+		return; /* with a data file, the room is for tables */
 	if (u.room)
 		note("%s: %s have a place in the file, and there is room for %s more", img->name,
 		     human_size(u.allocated), human_size(u.room));

@@ -5,7 +5,7 @@
 . "$(dirname "$0")/lib/tap.sh"
 # shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
-need mkntfs ntfscat perl qemu-img qemu-io
+need mkntfs ntfscat perl qemu-img qemu-io flock
 d=$T/images
 mkdir "$d" && cd "$d" || bail "no $d" # from where qemu looks for data files
 
@@ -110,11 +110,28 @@ names() {
 	reads onfake.qcow2 "$d/onfake.qcow2" '  also when --parent names it' --parent "$d/fake.img"
 }
 
+# qemu reads the bytes that do not fill a sector, and a device cannot have them.
+tails() {
+	head -c 1000100 "$d/base.img" >"$d/tail.img"
+	create ontail.qcow2 -f qcow2 -b tail.img -F raw 1M
+	tried 2 'last 164 bytes of its parent .*tail.img do not fill a sector.*truncate -s %512' 'a raw parent with a tail' "$d/ontail.qcow2"
+	truncate -s %512 "$d/tail.img"
+	qemu-img convert -O raw "$d/ontail.qcow2" "$d/ontail.qcow2.raw"
+	reads ontail.qcow2 "$d/ontail.qcow2" '  and when it was made longer'
+	head -c 1000100 "$d/base.img" >"$d/tail.img"
+	create under.qcow2 -f qcow2 -b tail.img -F raw 999936
+	exits 0 '  an image that does not reach as far' "$ntfsmap" table -q --concise t "$d/under.qcow2"
+}
+
 data_files() {
 	create data.qcow2 -f qcow2 -o data_file=data.img,data_file_raw=on 4M
 	fill data.qcow2 'write -P 5 1M 1M'
 	cp --sparse=never "$d/data.img" "$d/x" && mv "$d/x" "$d/data.img"
 	reads data.qcow2 "$d/data.qcow2" 'an image with a data file'
+	exec 5<"$d/data.img"
+	flock -s 5
+	tried 5 'data.img: another program .* has the file' '  a data file that somebody has locked' "$d/data.qcow2"
+	exec 5<&-
 	exits 2 '  plain table refuses' "$ntfsmap" "$d/data.qcow2"
 	like "$err" 'has a data file, so it takes several devices' '  says why'
 	put data.qcow2 /dir/data.qcow2
@@ -266,7 +283,7 @@ statics() {
 # refcounts, tables, and what the library and qemu can write then
 reserves() {
 	local options size
-	for options in cluster_size=64k cluster_size=512 cluster_size=2M,refcount_bits=1 extended_l2=on,refcount_bits=64 compat=0.10; do
+	for options in cluster_size=64k cluster_size=512,refcount_bits=64 cluster_size=2M,refcount_bits=1 extended_l2=on,refcount_bits=64 compat=0.10; do
 		create r.qcow2 -f qcow2 -o "$options" 24M
 		fill r.qcow2 'write -P 1 1M 1M' 'write -c -P 2 4M 2M'
 		exits 0 "$options: reserve 5M" "$ntfsmap" reserve -q "$d/r.qcow2" 5M
@@ -299,6 +316,7 @@ reserves() {
 
 on_ntfs
 names
+tails
 data_files
 maps
 snapshots

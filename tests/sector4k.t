@@ -32,6 +32,13 @@ if in_machine; then
 	is "$status" 2 "a dynamic VHD of qemu, whose blocks do not, is refused"
 	like "$err" 'logical blocks of 4096 bytes, but byte 0 of the disk lies at byte 2560' "  in words"
 	is "$(ntfsmap cat -q /dev/vda:/crooked.vhd | sha256sum)" "$(cat /mnt/share/crooked)" "  cat reads it"
+	for name in small sub; do
+		run ntfsmap table "/dev/vda:/$name.qcow2"
+		is "$status" 2 "a qcow2 with $name clusters of 2 KiB is refused"
+		like "$err" 'logical blocks of 4096 bytes, and the image has (sub)?clusters of 2048' "  in words"
+	done
+	run ntfsmap table -q /dev/vda:/whole.qcow2
+	is "$status" 0 "a qcow2 with clusters of 4 KiB is not" || diag "$err"
 	done_testing
 	exit
 fi
@@ -53,6 +60,13 @@ qemu-io -f vpc -c 'write -P 3 0 8M' "$T/crooked.vhd" >/dev/null
 "$ntfsmap" cat -q "$T/crooked.vhd" | sha256sum >"$T/share/crooked"
 for name in aligned crooked; do
 	f file "/$name.vhd" "$(stat -c %s "$T/$name.vhd")" runs=3 fill=stdin <"$T/$name.vhd"
+done
+qemu-img create -q -f qcow2 -o cluster_size=2k "$T/small.qcow2" 4M
+qemu-img create -q -f qcow2 -o extended_l2=on "$T/sub.qcow2" 4M
+qemu-img create -q -f qcow2 -o cluster_size=4k "$T/whole.qcow2" 4M
+for name in small sub whole; do
+	qemu-io -c 'write -P 3 0 1M' "$T/$name.qcow2" >/dev/null
+	f file "/$name.qcow2" "$(stat -c %s "$T/$name.qcow2")" runs=2 fill=stdin <"$T/$name.qcow2"
 done
 ntfscat "$img" /whole | sha256sum >"$T/share/hash"
 guest_tests -t 1200 -s "$T/share" -d "$img,bs=4096"
