@@ -3,7 +3,6 @@
  * The constructor's arguments: checked as far as they can be without the image, and remembered for
  * the TABLE status.
  */
-#include <linux/ctype.h>
 #include <linux/sort.h>
 
 #include "dm-vdisk.h"
@@ -23,21 +22,10 @@ static int refuse(struct parser *p, char *why)
 	return -EINVAL;
 }
 
-/* Remember an argument for the TABLE status, as device-mapper would have to be given it again: it
- * takes a word apart at spaces and removes backslashes. There is room: see alloc_line(). */
+/* Remember an argument for the TABLE status. There is room: see alloc_line(). */
 static void remember(struct dmv *d, size_t *end, const char *arg)
 {
-	char *to = d->line + *end;
-
-	if (*end)
-		*to++ = ' ';
-	for (; *arg; arg++) {
-		if (isspace(*arg) || *arg == '\\')
-			*to++ = '\\';
-		*to++ = *arg;
-	}
-	*to = 0;
-	*end = to - d->line;
+	*end += sprintf(d->line + *end, "%s%s", *end ? " " : "", arg);
 }
 
 static int alloc_line(struct parser *p, unsigned int argc, char **argv)
@@ -46,7 +34,7 @@ static int alloc_line(struct parser *p, unsigned int argc, char **argv)
 	unsigned int i;
 
 	for (i = 0; i < argc; i++)
-		size += max_t(size_t, 2 * strlen(argv[i]), DIGITS_OF_DEVICE) + 1;
+		size += max_t(size_t, strlen(argv[i]), DIGITS_OF_DEVICE) + 1;
 	p->d->line = kvmalloc(size, GFP_KERNEL);
 	if (!p->d->line) {
 		refuse(p, "Not enough memory for the arguments");

@@ -156,6 +156,20 @@ void dmv_action_ended(struct dmv_job *job)
 	spin_unlock_irqrestore(&d->events.lock, flags);
 }
 
+/* The last cluster of a data file may end past the file, which may be as long as the disk: what is
+ * zeroed there is nobody's. */
+static void write_zeros(struct dmv_job *job, const struct vdisk_action *a)
+{
+	struct dmv *d = job->d;
+	u64 end = a->offset + a->length;
+
+	if (a->guest && d->data)
+		end = min_t(u64, end, bdev_nr_bytes(d->data->bdev));
+	if (a->offset < end)
+		dmv_transfer_file(job, REQ_OP_WRITE | REQ_SYNC, a->guest, a->offset,
+				  end - a->offset, NULL);
+}
+
 static void perform(struct dmv *d, struct dmv_job *job, struct vdisk_action *a)
 {
 	dmv_job_init(job, d, dmv_action_ended);
@@ -165,8 +179,7 @@ static void perform(struct dmv *d, struct dmv_job *job, struct vdisk_action *a)
 		write_payload(job, a);
 		break;
 	case VDISK_ACT_ZERO:
-		dmv_transfer_file(job, REQ_OP_WRITE | REQ_SYNC, a->guest, a->offset, a->length,
-				  NULL);
+		write_zeros(job, a);
 		break;
 	case VDISK_ACT_WRITE:
 		dmv_transfer_file(job, REQ_OP_WRITE | REQ_META | REQ_SYNC, false, a->offset,
