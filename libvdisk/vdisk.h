@@ -310,10 +310,11 @@ int vdisk_file_io(int fd, struct vdisk_io *io);
 /*
  * Open the image file at path and, for a differencing image, its parents (read-only), as the
  * locators say: relative to the image's folder, absolute ones by their last part in that folder
- * (a qcow2's first as they are); and its data file in the same way, and then, as for qemu, from the
- * current folder. options are for the image; its parents are what they look like, or what the image
- * says they are. The whole chain belongs to the caller: vdisk_close_files(). -ENOENT (with err)
- * when no parent, or no data file, is found.
+ * (a qcow2's first as they are); and its data file in the same way. What an image names is taken
+ * only if it is a regular file on the same file system, a data file only in the image's folder or
+ * below it: -EPERM (with err). options are for the image; its parents are what they look like, or
+ * what the image says they are. The whole chain belongs to the caller: vdisk_close_files().
+ * -ENOENT (with err) when no parent, or no data file, is found.
  */
 #define VDISK_WRITE 1
 

@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include "chain.h"
 #include "mapping.h"
@@ -159,13 +159,50 @@ static void note_tried(struct search *s, const char *where)
 	s->tried = longer;
 }
 
-static int open_beside(const struct image *child, const char *path, struct image *parent)
+/* Is path, which is not from an image, in the folder of file or below it? */
+static bool is_below(const char *file, const char *path)
 {
-	if (child->file)
-		return image_open_beside(child, path, parent);
-	if (access(path, F_OK))
+	const char *slash = strrchr(file, '/');
+	size_t folder = slash ? (size_t)(slash - file) + 1 : 0;
+
+	return folder && !strncmp(path, file, folder);
+}
+
+/* Whatever a name says, and whatever links are on its way, it leads to no device, and to no other
+ * file system; and to data only in the image's own folder. */
+static int check_plain(const struct image *child, const char *path, bool data)
+{
+	struct stat st, own;
+	char *real;
+	int code = DONE;
+
+	if (stat(path, &st))
 		return NOT_FOUND;
-	return image_open(path, parent);
+	if (!S_ISREG(st.st_mode))
+		return fail(REFUSED, "%s: it names %s, which is no regular file", child->name,
+			    path);
+	if (stat(child->src.device, &own) || own.st_dev != st.st_dev)
+		return fail(REFUSED,
+			    "%s: it names %s, which is on another file system: %s takes that",
+			    child->name, path, data ? "--data SOURCE" : "--parent SOURCE");
+	real = data ? realpath(path, NULL) : NULL;
+	if (data && (!real || !is_below(child->src.device, real)))
+		code = fail(REFUSED,
+			    "%s: it names the data file %s, which is not in its folder: if that is "
+			    "what you want, --data SOURCE takes it",
+			    child->name, path);
+	free(real);
+	return code;
+}
+
+static int open_beside(const struct image *child, const char *path, bool data, struct image *other)
+{
+	int code;
+
+	if (child->file)
+		return image_open_beside(child, path, other);
+	code = check_plain(child, path, data);
+	return code ? code : image_open(path, other);
 }
 
 /* Where the locator says the other file is; NULL when it leaves the volume. */
@@ -188,7 +225,7 @@ static bool try_locator(struct search *s, const struct vdisk_locator *l)
 		return false;
 	}
 	msg_hush(true);
-	code = open_beside(child, path, &parent);
+	code = open_beside(child, path, false, &parent);
 	if (code == NOT_FOUND) {
 		note_tried(s, path);
 	} else {
@@ -261,14 +298,11 @@ static int adopt_data(struct image *root, struct image *img, struct image *data)
 	return DONE;
 }
 
-static int open_data_at(struct image *root, struct image *img, const char *path)
+static int open_data_named(struct image *root, struct image *img, const char *spec)
 {
 	struct image data;
-	int code = open_beside(img, path, &data);
+	int code = image_open(spec, &data);
 
-	if (code == NOT_FOUND)
-		return fail(NOT_FOUND, "%s keeps its data in another file, and %s is not there",
-			    img->name, path);
 	if (code)
 		return code;
 	code = adopt_data(root, img, &data);
@@ -277,7 +311,37 @@ static int open_data_at(struct image *root, struct image *img, const char *path)
 	return code;
 }
 
-static int open_data(struct image *root, struct image *img)
+/* A file that is to be written, and that only the image names, lies beside it. */
+static int check_written(const struct image *img, const char *path)
+{
+	if (!img->file || is_below(img->file->path, path))
+		return DONE;
+	return fail(REFUSED,
+		    "%s: it names the data file %s, which would be written and is not in its "
+		    "folder: if that is what you want, --data SOURCE takes it",
+		    img->name, path);
+}
+
+static int open_data_at(struct image *root, struct image *img, const char *path, bool readonly)
+{
+	struct image data;
+	int code = readonly ? DONE : check_written(img, path);
+
+	if (code)
+		return code;
+	code = open_beside(img, path, true, &data);
+	if (code == NOT_FOUND)
+		return fail(NOT_FOUND, "%s keeps its data in another file, and %s is not there%s",
+			    img->name, path, img == root ? ": --data SOURCE names it" : "");
+	if (code)
+		return code;
+	code = adopt_data(root, img, &data);
+	if (code)
+		image_close(&data);
+	return code;
+}
+
+static int open_data(struct image *root, struct image *img, bool readonly)
 {
 	struct vdisk_locator *l = must_alloc(sizeof(*l));
 	int code, ret = vdisk_data_locator(img->vd, l);
@@ -286,11 +350,12 @@ static int open_data(struct image *root, struct image *img)
 	if (!ret && img->src.kind != SOURCE_DEVICE)
 		path = place_of(img, l);
 	if (path)
-		code = open_data_at(root, img, path);
+		code = open_data_at(root, img, path, readonly);
 	else
 		code = fail(NOT_FOUND,
-			    "%s keeps its data in another file, and names none that could be here",
-			    img->name);
+			    "%s keeps its data in another file, and names none that could be "
+			    "here%s",
+			    img->name, img == root ? ": --data SOURCE names it" : "");
 	free(path);
 	free(l);
 	return code;
@@ -306,29 +371,47 @@ static bool needs_parent(const struct image *img)
 	return vdisk_info(img->vd)->needs_parent && !img->parent;
 }
 
-int chain_open(struct image *img, const char *spec)
+static int check_given(const struct image *img, const struct chain_sources *given)
 {
-	unsigned int length = 1;
+	const struct vdisk_info *info = vdisk_info(img->vd);
 
-	if (spec && !vdisk_info(img->vd)->needs_parent)
+	if (given->parent && !info->needs_parent)
 		return fail(USAGE, "%s has no parent: --parent is for images that have one",
 			    img->name);
-	for (struct image *i = img; i; i = i->parent, length++) {
-		int code = needs_data(i) ? open_data(img, i) : DONE;
+	if (given->data && !info->needs_data)
+		return fail(USAGE, "%s has no data file: --data is for images that have one",
+			    img->name);
+	return DONE;
+}
 
-		if (code)
-			return code;
-		if (!needs_parent(i))
+/* The data file of one image of the chain. */
+static int open_data_of(struct image *root, struct image *img, const struct chain_sources *given)
+{
+	if (!needs_data(img))
+		return DONE;
+	if (img == root && given->data)
+		return open_data_named(root, img, given->data);
+	return open_data(root, img, given->readonly || img != root);
+}
+
+int chain_open(struct image *img, const struct chain_sources *given)
+{
+	int code = check_given(img, given);
+	unsigned int length = 1;
+
+	for (struct image *i = img; i && !code; i = i->parent, length++) {
+		code = open_data_of(img, i, given);
+		if (code || !needs_parent(i))
 			continue;
 		if (length == VDISK_CHAIN_MAX)
-			return fail(REFUSED, "%s: a chain has at most %d images", img->name,
+			code = fail(REFUSED, "%s: a chain has at most %d images", img->name,
 				    VDISK_CHAIN_MAX);
-		code = spec ? open_named(img, i, spec) : open_located(img, i);
-		if (code)
-			return code;
-		spec = NULL;
+		else if (i == img && given->parent)
+			code = open_named(img, i, given->parent);
+		else
+			code = open_located(img, i);
 	}
-	return DONE;
+	return code;
 }
 
 /* ---- by the live tables ---- */

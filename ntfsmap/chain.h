@@ -6,14 +6,25 @@
 #include "dm.h"
 #include "image.h"
 
+/* What the user says about the chain. */
+struct chain_sources {
+	const char
+		*parent; /* the SOURCE that is the first parent, whatever the image says, or NULL */
+	const char *data; /* the same for the data file of the image itself */
+	bool readonly;	  /* nobody will write to the data file */
+};
+
 /*
  * Find and open the parents of an image, after image_probe(): img->parent, its parent, and so on;
  * and the data file of each that has one, img->data. Locators are looked up on the same volume,
  * relative to the child's folder or from the volume's root, without regard to case; a plain file's
- * in its folder. spec (may be NULL) is a SOURCE that names the first parent instead. Nothing to do
- * for an image that needs none.
+ * in its folder. Nothing to do for an image that needs none.
+ *
+ * An image may come from anywhere, so its names lead to no more than regular files on its own file
+ * system, and to a data file in its own folder or below it; on NTFS, where it is only read, anywhere
+ * on the volume.
  */
-int chain_open(struct image *img, const char *spec);
+int chain_open(struct image *img, const struct chain_sources *given);
 
 /* The same by what the open device d, which maps img, has for parents now. */
 int chain_open_live(struct image *img, const struct dm_device *d, const struct dm_devices *all);

@@ -7,16 +7,16 @@
 _ntfsmap_options() {
 	local all='--quiet --debug --help --version'
 	case $1 in
-	table) echo "--readonly --format --allow --concise --parent --snapshot --static $all" ;;
-	open) echo "--readonly --format --allow --parent --snapshot --static --test $all" ;;
+	table) echo "--readonly --format --allow --concise --parent --data --snapshot --static $all" ;;
+	open) echo "--readonly --format --allow --parent --data --snapshot --static --test $all" ;;
 	close) echo "--deferred $all" ;;
 	reload) echo "--allow $all" ;;
 	list | status | verify) echo "--json $all" ;;
-	info | map) echo "--format --json --parent --snapshot $all" ;;
-	cat) echo "--format --parent --snapshot $all" ;;
-	check) echo "--readonly --format --allow --json --parent --snapshot --repair --repair=leaks $all" ;;
+	info | map) echo "--format --json --parent --data --snapshot $all" ;;
+	cat) echo "--format --parent --data --snapshot $all" ;;
+	check) echo "--readonly --format --allow --json --parent --data --snapshot --repair --repair=leaks $all" ;;
 	host | reserve) echo "$all" ;;
-	*) echo "--readonly --format --allow --concise --parent --snapshot --static --repair --test --deferred --json $all" ;;
+	*) echo "--readonly --format --allow --concise --parent --data --snapshot --static --repair --test --deferred --json $all" ;;
 	esac
 }
 
@@ -116,7 +116,7 @@ _ntfsmap() {
 	for ((i = 1; i < ${#words[@]} - 1; i++)); do
 		word=${words[i]}
 		case $before/$word in
-		-f/* | --format/* | --allow/* | --parent/* | --snapshot/*) word='' ;; # the word of that option
+		-f/* | --format/* | --allow/* | --parent/* | --data/* | --snapshot/*) word='' ;; # the word of that option
 		*/--concise) concise=concise ;;
 		*/-*) ;;
 		*)
@@ -135,7 +135,7 @@ _ntfsmap() {
 	*/--allow=*) _ntfsmap_choose "$cur" "--allow=${allowed//$'\n'/$'\n'--allow=}" ;;
 	-f/* | --format/*) _ntfsmap_choose "$cur" "$formats" ;;
 	--allow/*) _ntfsmap_choose "$cur" "$allowed" ;;
-	--parent/*) _ntfsmap_source "$cur" ;;
+	--parent/* | --data/*) _ntfsmap_source "$cur" ;;
 	--snapshot/*) ;; # only root could read which there are
 	*/-*) mapfile -t COMPREPLY < <(compgen -W "$(_ntfsmap_options "$verb")" -- "$cur") ;;
 	*)

@@ -18,6 +18,7 @@ enum long_only {
 	OPT_DEBUG,
 	OPT_STATIC,
 	OPT_PARENT,
+	OPT_DATA,
 	OPT_REPAIR,
 	OPT_SNAPSHOT
 };
@@ -35,6 +36,7 @@ static const struct option_help option_helps[] = {
 	{ 'a', "allow",
 	  "      --allow=WORD    lift one refusal, named by the message (ntfsmap(8), SAFETY)" },
 	{ 'p', "parent", "      --parent SRC    the image's parent (its backing file) is there" },
+	{ 'D', "data", "      --data SRC      the image's data file is there" },
 	{ 'n', "snapshot",
 	  "      --snapshot=ID   read-only, a snapshot in a qcow2, by its id or name" },
 	{ 's', "static",
@@ -50,19 +52,19 @@ static const struct option_help option_helps[] = {
 
 const struct verb verbs[] = {
 	{ "table", verb_table, 1, 2, "[--concise NAME] SOURCE",
-	  "print the device-mapper table (this is what `ntfsmap SOURCE` does)", "rfacpsn" },
+	  "print the device-mapper table (this is what `ntfsmap SOURCE` does)", "rfacpDsn" },
 	{ "open", verb_open, 2, 2, "SOURCE NAME", "make the block device /dev/mapper/NAME",
-	  "rfatpsn" },
+	  "rfatpDsn" },
 	{ "close", verb_close, 1, -1, "NAME...", "remove devices made by open", "d" },
 	{ "reload", verb_reload, 1, 1, "NAME", "follow a file that Windows extended or moved",
 	  "a" },
 	{ "list", verb_list, 0, 0, "", "show what is open", "j" },
 	{ "status", verb_status, 1, 1, "NAME", "show one open device", "j" },
-	{ "info", verb_info, 1, 1, "SOURCE", "show format, sizes, parents, snapshots", "fjpn" },
-	{ "map", verb_map, 1, 1, "SOURCE", "show the extents, as qemu-img map does", "fjpn" },
-	{ "cat", verb_cat, 1, 1, "SOURCE", "write the disk's contents to standard output", "fpn" },
+	{ "info", verb_info, 1, 1, "SOURCE", "show format, sizes, parents, snapshots", "fjpDn" },
+	{ "map", verb_map, 1, 1, "SOURCE", "show the extents, as qemu-img map does", "fjpDn" },
+	{ "cat", verb_cat, 1, 1, "SOURCE", "write the disk's contents to standard output", "fpDn" },
 	{ "check", verb_check, 1, 1, "SOURCE", "show every safety fact of volume, file and image",
-	  "rfajpnR" },
+	  "rfajpDnR" },
 	{ "reserve", verb_reserve, 2, 2, "SOURCE SIZE",
 	  "make room inside a dynamic VHD or qcow2 on a mounted file system", "" },
 	{ "verify", verb_verify, 1, 1, "NAME", "compare an open device with the disk as it is now",
@@ -78,6 +80,7 @@ static const struct option long_options[] = {
 	{ "allow", required_argument, NULL, OPT_ALLOW },
 	{ "json", no_argument, NULL, OPT_JSON },
 	{ "parent", required_argument, NULL, OPT_PARENT },
+	{ "data", required_argument, NULL, OPT_DATA },
 	{ "snapshot", required_argument, NULL, OPT_SNAPSHOT },
 	{ "static", no_argument, NULL, OPT_STATIC },
 	{ "repair", optional_argument, NULL, OPT_REPAIR },
@@ -195,8 +198,9 @@ static int take_option(struct command *c, int key)
 		use(c, 'a');
 		return add_allowed(&c->opt.req, optarg);
 	case OPT_PARENT:
-		c->opt.req.parent = optarg;
-		use(c, 'p');
+	case OPT_DATA:
+		*(key == OPT_DATA ? &c->opt.req.data : &c->opt.req.parent) = optarg;
+		use(c, key == OPT_DATA ? 'D' : 'p');
 		return DONE;
 	case OPT_REPAIR:
 		use(c, 'R');

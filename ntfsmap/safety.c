@@ -402,7 +402,7 @@ struct request safety_of_parent(const struct request *req)
 	struct request parent = *req;
 
 	parent.readonly = parent.base = true;
-	parent.except = parent.format = parent.parent = parent.snapshot = NULL;
+	parent.except = parent.format = parent.parent = parent.data = parent.snapshot = NULL;
 	return parent;
 }
 
@@ -410,7 +410,7 @@ struct request safety_of_data(const struct request *req)
 {
 	struct request data = *req;
 
-	data.except = data.format = data.parent = data.snapshot = NULL;
+	data.except = data.format = data.parent = data.data = data.snapshot = NULL;
 	data.except_loop = 0;
 	return data;
 }
@@ -595,11 +595,12 @@ static void look_at_data(struct image *data, const struct request *req, struct f
 
 static void look_at_chain(struct image *img, const struct request *req, struct facts *facts)
 {
+	struct chain_sources given = { req->parent, req->data, req->readonly };
 	struct request as_parent = safety_of_parent(req);
 	int code;
 
 	msg_hush(true);
-	code = chain_open(img, req->parent);
+	code = chain_open(img, &given);
 	msg_hush(false);
 	if (code)
 		add(facts, img->data || !vdisk_info(img->vd)->needs_data ? "parent" : "data-file",

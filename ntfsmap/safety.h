@@ -14,6 +14,7 @@ struct request {
 	bool as_static;	    /* read-only, of stock targets */
 	bool base;	    /* a parent, or its data file: nobody may write to it */
 	const char *parent; /* the SOURCE that names the first parent, or NULL */
+	const char *data;   /* the same for the data file */
 	const char *format;
 	const char *snapshot; /* the id or name of the one to open, or NULL; read-only */
 	const char *except;   /* a mapping that does not count: the one reloaded */

@@ -255,7 +255,7 @@ int verb_info(int argc, char **argv, const struct options *opt)
 	if (code)
 		return code;
 	msg_hush(true); /* what can be told is told without the parents */
-	if (chain_open(&img, opt->req.parent))
+	if (chain_open(&img, &(struct chain_sources){ opt->req.parent, opt->req.data, true }))
 		missing = text_copy(failure_text());
 	msg_hush(false);
 	if (opt->json) {
@@ -275,7 +275,7 @@ int open_disk(const char *spec, const struct request *req, struct image *img)
 
 	if (code)
 		return code;
-	code = chain_open(img, req->parent);
+	code = chain_open(img, &(struct chain_sources){ req->parent, req->data, true });
 	for (const struct image *i = img; i && !code; i = image_next(img, i))
 		code = need_readable(i);
 	if (code)

@@ -420,7 +420,8 @@ static int verify_chain(const struct dm_device *d, const struct dm_devices *all,
 	if (!code)
 		code = image_probe(img, m->format, m->snapshot);
 	if (!code)
-		code = live ? chain_open_live(img, d, all) : chain_open(img, NULL);
+		code = live ? chain_open_live(img, d, all)
+			    : chain_open(img, &(struct chain_sources){ .readonly = true });
 	for (size_t depth = 0; img && !code; depth++) {
 		code = compare(chain_device(d, all, depth), img);
 		if (!code && live && img->data)

@@ -116,6 +116,14 @@ static void note_room(const struct image *img)
 		     img->name, human_size(u.allocated));
 }
 
+/* It is written to as the image is, wherever the image says that it is. */
+static void note_data(const struct image *img)
+{
+	for (; img; img = img->parent)
+		if (img->data)
+			note("%s: the data are in %s", img->name, img->data->name);
+}
+
 static int open_image(struct image *img, const struct options *opt, const char *name)
 {
 	bool readonly = opt->req.readonly;
@@ -129,6 +137,7 @@ static int open_image(struct image *img, const struct options *opt, const char *
 	if (code)
 		return code;
 	note_room(img);
+	note_data(img);
 	if (opt->test)
 		note("%s could be opened", img->name);
 	else

@@ -91,6 +91,7 @@ static int check_files(struct image *img, const struct request *req)
 
 int prepare(struct image *img, const struct request *req)
 {
+	struct chain_sources given = { req->parent, req->data, req->readonly };
 	struct facts facts = { 0 };
 	int code = safety_look(img, req, &facts);
 
@@ -105,7 +106,7 @@ int prepare(struct image *img, const struct request *req)
 	code = check_tables(img, req);
 	if (!code)
 		code = req->live ? chain_open_live(img, req->live, req->devices)
-				 : chain_open(img, req->parent);
+				 : chain_open(img, &given);
 	return code ? code : check_files(img, req);
 }
 

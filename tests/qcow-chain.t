@@ -159,6 +159,66 @@ data_files() {
 	tried 2 'comes back to' 'a data file that is the image itself' "$d/self.qcow"
 }
 
+# An image can come from anywhere, and name anything.
+far_data() {
+	local name
+	mkdir -p "$d/box/in"
+	create far.qcow2 -f qcow2 -o data_file=far.img,data_file_raw=on 1M
+	fill far.qcow2 'write -P 6 0 1M'
+	cp --sparse=never "$d/far.img" "$T/full" && cp "$T/full" "$d/far.img" && cp "$T/full" "$d/box/in/far.img"
+	ln -s ../far.img "$d/box/a.img"
+	# names of seven bytes, as the one that qemu wrote
+	for name in ../far. a.img in; do
+		name_data "$name"
+		case $name in
+		../far.) mv "$d/far.img" "$d/far." ;;
+		a.img) mv "$d/far." "$d/far.img" ;;
+		esac
+		tried 2 "$([ "$name" = in ] && echo no regular file || echo 'not in its folder.*--data')" "a plain data file \"$name\"" "$d/box/i.qcow2"
+	done
+	name_data ../x.
+	mkfifo "$d/x."
+	tried 2 'x\., which is no regular file' '  a pipe' "$d/box/i.qcow2"
+	exits 0 '  --data names another' "$ntfsmap" table -q --concise t --data "$d/far.img" "$d/box/i.qcow2"
+	reads far.qcow2 "$d/box/i.qcow2" '  and reads it' --data "$d/far.img"
+	exits 1 '  of an image that has none' "$ntfsmap" cat --data "$d/far.img" "$d/base.img"
+	like "$err" '--data is for images that have one' '  says so'
+	ln -sf in/far.img "$d/box/a.img"
+	name_data a.img
+	reads far.qcow2 "$d/box/i.qcow2" 'a plain data file below the folder of its image'
+	name_data ../far.
+	f mkdir /box
+	(cd "$d/box" && f file /box/i.qcow2 "$(stat -c %s i.qcow2)" fill=stdin <i.qcow2)
+	put far.img /far.
+	tried 2 'names the data file /far\., which would be written and is not in its folder.*--data' 'on NTFS, in another folder' "$img:/box/i.qcow2"
+	exits 0 '  --readonly' "$ntfsmap" table -q --concise t --readonly "$img:/box/i.qcow2"
+	reads far.qcow2 "$img:/box/i.qcow2" '  reads it'
+	run "$ntfsmap" table -q --concise t --data "$img:/far." "$img:/box/i.qcow2"
+	is "$status" 0 '  --data'
+	is "$(tr ';' '\n' <"$T/out" | cut -d, -f1,4 | xargs)" 't-data,rw t,rw' '  takes it for writing'
+	run "$ntfsmap" open --test --data "$img:/far." "$img:/box/i.qcow2" t
+	like "$err" 'box/i.qcow2: the data are in .*:/far\.' '  open says where the data are'
+}
+
+# A backing file is only read, and often in the folder above; but it is a file.
+far_parent() {
+	create up.qcow2 -f qcow2 -b "$d/base.img" -F raw 4M
+	fill up.qcow2 'write -P 7 1M 64k'
+	mkdir "$d/down" && cp "$d/up.qcow2" "$d/down/up.qcow2"
+	qemu-img rebase -u -F raw -b ../base.img "$d/down/up.qcow2"
+	reads up.qcow2 "$d/down/up.qcow2" 'a backing file in the folder above'
+	qemu-img rebase -u -F raw -b ../../../../../../../../../../dev/null "$d/down/up.qcow2"
+	tried 2 'dev/null, which is no regular file' '  a device' "$d/down/up.qcow2"
+	qemu-img rebase -u -F raw -b ../../../../../../../../../../proc/version "$d/down/up.qcow2"
+	tried 2 'on another file system.*--parent' '  on another file system' "$d/down/up.qcow2"
+}
+
+# name_data NAME: $d/box/i.qcow2 is far.qcow2 with that data file
+name_data() {
+	perl -e 'local $/; my ($from, $to, $name) = @ARGV; open my $f, "<:raw", $from; $_ = <$f>; s/far\.img/pack "a7", $name/e;
+		open my $t, ">:raw", $to; print $t $_' "$d/far.qcow2" "$d/box/i.qcow2" "$1"
+}
+
 # Kinds of extents, told as qemu-img tells them; neighbours that differ only in what qemu does not merge are one.
 extents() {
 	perl -MJSON::PP -0777 -ne 'my @l;
@@ -318,6 +378,8 @@ on_ntfs
 names
 tails
 data_files
+far_data
+far_parent
 maps
 snapshots
 marks

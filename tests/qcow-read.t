@@ -229,15 +229,16 @@ sub test_places {
 	must(qw(cp far/o.qcow2 far/i.qcow2));
 	must(qw(qemu-img rebase -u -F raw -b gone.raw far/i.qcow2));
 	same_contents('far/i.qcow2', 'qcow2', 'a parent that was named', {from => 'far/o.qcow2', arguments => ['-p', 'far/beside.raw']});
-	# qemu takes a data file's name as it is
+	# qemu takes a data file's name from where it runs; a relative one is one of the image's folder here
 	unlink 'far/i.qcow2', 'far/sub/d.raw';
 	create('far/i.qcow2', 'qcow2', '1M', {data_file => 'far/sub/d.raw'});
 	io('far/i.qcow2', 'qcow2', 'write -s p3 70000 65536');
-	same_contents('far/i.qcow2', 'qcow2', 'data file by a path from here');
+	must(qw(qemu-img convert -O raw far/i.qcow2 qemu.raw));
+	refused('data file by a path from here', qr/ENOENT.*data file name.*far\/sub\/d\.raw/, 'far/i.qcow2');
 	rename 'far', 'farther';
 	mkdir 'farther/far';
 	rename 'farther/sub', 'farther/far/sub';
-	is((ours(['copy ours.raw'], 'farther/i.qcow2'))[2], 'ok', 'the same path from the folder of the image');
+	is((ours(['copy ours.raw'], 'farther/i.qcow2'))[2], 'ok', 'the same path from the folder of the image, below it');
 	is((run('cmp', 'ours.raw', 'qemu.raw'))[0], 0, 'has the same contents');
 }
 
@@ -255,7 +256,8 @@ sub test_bad_names {
 	create('i.qcow2', 'qcow2', '1M', {backing_file => 'base.raw', backing_fmt => 'raw'});
 	my %why = ('nbd://host/x' => qr/only qemu/, 'json:{"driver":"null-co"}' => qr/only qemu/, 'http://x/y' => qr/only qemu/,
 		'gone.raw' => qr/ENOENT.*name no file.*gone\.raw/, 'x' x 1000 => qr/ENAMETOOLONG/, "ba\nse.raw" => qr/is no name/,
-		"\e[31mbase.raw" => qr/is no name of a file/, '/' => qr/EINVAL|name no file/, '..' => qr/EINVAL|name no file/,
+		"\e[31mbase.raw" => qr/is no name of a file/, '/' => qr/no regular file|name no file/, '..' => qr/EPERM.*no regular file/,
+		'/dev/null' => qr/EPERM.*no regular file/,
 		'\\\\server\\x' => qr/name no file/);
 	for my $name (sort keys %why) {
 		must(qw(qemu-img rebase -u -F raw -b), $name, 'i.qcow2');
@@ -279,6 +281,28 @@ sub test_bad_names {
 	refused('no data file', qr/ENOENT.*data file name.*data\.raw/, 'i.qcow2');
 	must(qw(ln -s i.qcow2 data.raw));
 	refused('its own data file', qr/EUCLEAN.*image itself/, 'i.qcow2');
+	test_far_data();
+}
+
+# A hostile image names what it likes: each name as long as the one that qemu wrote.
+sub test_far_data {
+	my $here = $T;
+	mkdir 'box';
+	create('o.qcow2', 'qcow2', '1M', {data_file => 'x' x 200});
+	unlink 'x' x 200;
+	base('outside.raw', 'raw', 1048576);
+	must(qw(ln -s ../outside.raw box/link.raw));
+	my $image = slurp('o.qcow2');
+	my %why = ('../outside.raw' => qr/out of the folder/, "$here/outside.raw" => qr/out of the folder/, 'link.raw' => qr/out of the folder/,
+		'/dev/null' => qr/no regular file/, '../box' => qr/no regular file/);
+	for my $name (sort keys %why) {
+		my $field = $name . "\0" x (200 - length $name);
+		spew('box/i.qcow2', $image =~ s/x{200}/$field/r);
+		refused("data file $name", qr/EPERM.*data file name leads.*$why{$name}/, 'box/i.qcow2');
+	}
+	spew('box/i.qcow2', $image =~ s/x{200}/"$here\/box\/in.raw" . "\0" x (200 - length "$here\/box\/in.raw")/er);
+	base('box/in.raw', 'raw', 1048576);
+	is((ours([], 'box/i.qcow2'))[0], 0, 'an absolute name in the folder of the image');
 }
 
 # ---- snapshots ----

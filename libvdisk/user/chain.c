@@ -2,6 +2,7 @@
 /* An image in an ordinary file, with its parents and its data file. */
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,7 +15,7 @@ static int fd_of(const struct vdisk_io *io)
 	return (int)(intptr_t)io->ctx;
 }
 
-/* The file at path, which a hostile image may have named: a pipe is not to be waited for. */
+/* A pipe is not to be waited for. */
 static int open_path(const char *path, int flags, struct vdisk_io *io)
 {
 	int fd = open(path, (flags & VDISK_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
@@ -62,18 +63,16 @@ enum place { AS_IT_IS, IN_FOLDER, LAST_PART };
 /*
  * The n-th place where one may be: relative to the child's folder. An absolute path is tried as it
  * is if it is one of Linux, and then by its last part in the child's folder, because where a drive
- * is mounted only the user knows. qemu takes a data file's name as it is, also if it is relative;
- * that comes second. false: no more.
+ * is mounted only the user knows. false: no more.
  */
-static bool get_place(enum vdisk_other other, const struct vdisk_locator *l, bool posix,
-		      unsigned int n, enum place *place)
+static bool get_place(const struct vdisk_locator *l, bool posix, unsigned int n, enum place *place)
 {
 	enum place places[2];
 	unsigned int count = 0;
 
 	if (!l->absolute)
 		places[count++] = IN_FOLDER;
-	if (l->absolute ? posix : other == VDISK_DATA_FILE)
+	if (l->absolute && posix)
 		places[count++] = AS_IT_IS;
 	if (l->absolute)
 		places[count++] = LAST_PART;
@@ -116,6 +115,44 @@ static int not_there(enum vdisk_other other, const char *name, struct vdisk_erro
 	return vdisk_fail(err, -ENOENT, what);
 }
 
+/* Is file in the folder of the image at child, or below it, links followed? */
+static bool is_below(const char *child, const char *file)
+{
+	char *own = realpath(child, NULL), *real = realpath(file, NULL);
+	const char *slash = own ? strrchr(own, '/') : NULL;
+	bool below = slash && real && !strncmp(real, own, (size_t)(slash - own) + 1);
+
+	free(own);
+	free(real);
+	return below;
+}
+
+/* A hostile image can name anything: it gets no device, nothing of another file system, and as a
+ * place for its data nothing outside its folder. */
+static int check_named(struct vdisk *vd, enum vdisk_other other, const char *child,
+		       const char *path, struct vdisk_error *err)
+{
+	bool data = other == VDISK_DATA_FILE;
+	struct vdisk_error what = { .field = data ? "data file name" : "parent locators" };
+	struct stat st, own;
+
+	if (stat(path, &st))
+		return -errno;
+	if (fstat(fd_of(&vd->io), &own))
+		return -errno;
+	if (!S_ISREG(st.st_mode))
+		what.problem = "leads to what is no regular file";
+	else if (st.st_dev != own.st_dev)
+		what.problem = "leads to another file system";
+	else if (data && !is_below(child, path))
+		what.problem = "leads out of the folder of the image";
+	else
+		return 0;
+	what.advice = data ? "put it beside the image" : "name the parent";
+	vdisk_quote(path, strlen(path), &what);
+	return vdisk_fail(err, -EPERM, what);
+}
+
 /* What to do with a file that was named. -ENOENT, and no words in err: there is none. */
 typedef int (*attempt)(struct vdisk *vd, const char *path, const char *format, int flags,
 		       struct vdisk_error *err);
@@ -133,11 +170,13 @@ static int find_file(struct vdisk *vd, enum vdisk_other other, const char *child
 
 	for (unsigned int n = 0; !ret; n++) {
 		ret = next_name(vd, other, n, &l, &posix, &one);
-		for (unsigned int i = 0; !ret && get_place(other, &l, posix, i, &place); i++) {
+		for (unsigned int i = 0; !ret && get_place(&l, posix, i, &place); i++) {
 			int taken;
 
 			make_path(child, l.path, place, path, size);
-			taken = take(vd, path, l.format, flags, &one);
+			taken = check_named(vd, other, child, path, &one);
+			if (!taken)
+				taken = take(vd, path, l.format, flags, &one);
 			if (!taken)
 				return 0;
 			if (taken != -ENOENT || one.problem) {
