@@ -8,10 +8,9 @@
 
 /* What the user says about the chain. */
 struct chain_sources {
-	const char
-		*parent; /* the SOURCE that is the first parent, whatever the image says, or NULL */
-	const char *data; /* the same for the data file of the image itself */
-	bool readonly;	  /* nobody will write to the data file */
+	const char *parent; /* the SOURCE that is the first parent, or NULL: the image says it */
+	const char *data;   /* the same for the data file of the image itself */
+	bool readonly;	    /* nobody will write to the data file */
 };
 
 /*
@@ -21,8 +20,8 @@ struct chain_sources {
  * in its folder. Nothing to do for an image that needs none.
  *
  * An image may come from anywhere, so its names lead to no more than regular files on its own file
- * system, and to a data file in its own folder or below it; on NTFS, where it is only read, anywhere
- * on the volume.
+ * system, and to a data file in its own folder or below it; on NTFS, where it is only read,
+ * anywhere on the volume.
  */
 int chain_open(struct image *img, const struct chain_sources *given);
 
