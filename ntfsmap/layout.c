@@ -244,20 +244,24 @@ static int check_whole(const struct image *img)
 	return DONE;
 }
 
-/* The target takes no data file that is too short for a raw disk. */
+/* The target takes no data file that is too short for a raw disk; and a short one cannot grow
+ * when more of the disk is written. */
 static int check_data(const struct image *img)
 {
 	const struct vdisk_info *info = vdisk_info(img->vd);
 
-	if (!img->data || !info->data_raw ||
+	if (!img->data || (!info->data_raw && img->plan.readonly) ||
 	    img->data->io.size / VDISK_SECTOR >= info->virtual_size / VDISK_SECTOR)
 		return DONE;
 	return fail(
 		REFUSED,
 		"%s: its data file %s has %llu bytes, less than the disk's %llu: make it longer "
-		"on a mounted volume (truncate -s %llu); `open --static` reads it as it is",
+		"(on a mounted volume truncate -s %llu, in Windows fsutil file seteof); %s reads "
+		"it "
+		"as it is",
 		img->name, img->data->name, (unsigned long long)img->data->io.size,
-		(unsigned long long)info->virtual_size, (unsigned long long)info->virtual_size);
+		(unsigned long long)info->virtual_size, (unsigned long long)info->virtual_size,
+		info->data_raw ? "`open --static`" : "--readonly");
 }
 
 /* No block device has the last bytes of a regular file that do not fill a sector, and what qemu
