@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -252,25 +253,77 @@ static int fail_snapshot(struct image *img, const char *format, const char *name
 	return code;
 }
 
-/* A table calls it by its id, as names may be anything. The library has found it by the same
- * rule. */
-static void learn_snapshot(struct image *img, const char *name)
+/* As vdisk_get_snapshot() tells a name, which has lost what no terminal should get and what is too
+ * long for it. false: that has changed it, or may have made another name the same. */
+static bool shown_name(const char *name, char *shown, size_t size)
+{
+	bool same = strlen(name) < size - 1;
+
+	snprintf(shown, size, "%s", name);
+	for (char *p = shown; *p; p++) {
+		if ((unsigned char)*p < ' ' || *p == 0x7f)
+			*p = '?';
+		same &= *p != '?';
+	}
+	return same;
+}
+
+/* What a line of a table can carry, and what no other id is shown as. */
+static bool is_good_id(const char *id)
+{
+	size_t n = strlen(id);
+
+	for (size_t i = 0; i < n; i++)
+		if (id[i] <= ' ' || id[i] >= 0x7f || id[i] == '\\' || id[i] == '?')
+			return false;
+	return n && n < sizeof(((struct vdisk_snapshot *)NULL)->id) - 1;
+}
+
+/* How many snapshots are shown with this id or name; *id is that of the first one. */
+static unsigned int count_snapshots(struct vdisk *vd, bool by_name, const char *shown, char **id)
 {
 	struct vdisk_snapshot *s = must_alloc(sizeof(*s));
-	int ret = 0;
+	unsigned int found = 0;
 
-	for (unsigned int n = 0; !ret && !img->snapshot; n++) {
-		ret = vdisk_get_snapshot(img->vd, n, s);
-		if (!ret && !strcmp(s->id, name))
-			img->snapshot = text_copy(s->id);
-	}
-	ret = 0;
-	for (unsigned int n = 0; !ret && !img->snapshot; n++) {
-		ret = vdisk_get_snapshot(img->vd, n, s);
-		if (!ret && !strcmp(s->name, name))
-			img->snapshot = text_copy(s->id);
+	for (unsigned int n = 0; !vdisk_get_snapshot(vd, n, s); n++) {
+		if (strcmp(by_name ? s->name : s->id, shown))
+			continue;
+		if (!found++) {
+			free(*id);
+			*id = text_copy(s->id);
+		}
 	}
 	free(s);
+	return found;
+}
+
+/*
+ * A table calls it by its id, as names may be anything. The library has found it, by its id and then
+ * by its name; here is found which one that was. Never may the table say nothing, which would be
+ * the disk itself, or mean another one.
+ */
+static int learn_snapshot(struct image *img, const char *name)
+{
+	char shown[sizeof(((struct vdisk_snapshot *)NULL)->name)], *id = NULL, *unused = NULL;
+	bool exact = shown_name(name, shown, sizeof(shown));
+	unsigned int found = count_snapshots(img->vd, false, shown, &id);
+
+	if (!found) {
+		found = count_snapshots(img->vd, true, shown, &id);
+		if (exact && found)
+			found = 1; /* the first one of that name is meant */
+	}
+	if (found == 1 && is_good_id(id) && count_snapshots(img->vd, false, id, &unused) == 1)
+		img->snapshot = id;
+	else
+		free(id);
+	free(unused);
+	if (img->snapshot)
+		return DONE;
+	return fail(REFUSED,
+		    "%s: the snapshot \"%s\" has no id of its own that a table can say: convert it "
+		    "to an image (qemu-img convert -O qcow2 -l snapshot.name=NAME)",
+		    img->name, shown);
 }
 
 int image_probe(struct image *img, const char *format, const char *snapshot)
@@ -286,8 +339,8 @@ int image_probe(struct image *img, const char *format, const char *snapshot)
 		return fail_snapshot(img, format, snapshot);
 	if (ret)
 		return image_fail(img, -ret, &err);
-	if (snapshot)
-		learn_snapshot(img, snapshot);
+	if (snapshot && learn_snapshot(img, snapshot))
+		return REFUSED;
 	return format ? DONE : check_promise(img);
 }
 

@@ -153,6 +153,15 @@ data_files() {
 	tried 2 'its data file .* has 2097152 bytes, less than' '  that is too short for a raw disk' "$img:/dir/data.qcow2"
 	exits 0 '  --static reads that' "$ntfsmap" table -q --static --concise t "$img:/dir/data.qcow2"
 	like "$out" ' linear .* zero' '  with zeros behind it'
+	create short-data.qcow2 -f qcow2 -o data_file=short.img 4M
+	fill short-data.qcow2 'write -P 4 0 1M'
+	truncate -s 1M "$d/short.img"
+	tried 2 'short.img has 1048576 bytes, less than the disk.s 4194304.*truncate -s 4194304.*--readonly' \
+		'a data file that could not take all writes' "$d/short-data.qcow2"
+	exits 0 '  --readonly' "$ntfsmap" table -q --concise t --readonly "$d/short-data.qcow2"
+	reads short-data.qcow2 "$d/short-data.qcow2" '  reads it'
+	truncate -s 4M "$d/short.img"
+	exits 0 '  and when it is longer' "$ntfsmap" table -q --concise t "$d/short-data.qcow2"
 	create self.qcow2 -f qcow2 -o data_file=other.img 4M
 	perl -e 'local $/; open my $f, "+<:raw", $ARGV[0]; $_ = <$f>; s/other\.img/self.qcow/; seek $f, 0, 0; print $f $_' "$d/self.qcow2"
 	cp "$d/self.qcow2" "$d/self.qcow"
@@ -265,6 +274,39 @@ maps() {
 	like "$("$ntfsmap" map "$d/v2.qcow2")" '0x200000 .* compressed +.*v2.qcow2' 'text: compressed clusters have no place'
 }
 
+# Names and ids that a table cannot say: never is that the disk itself.
+odd_snapshots() {
+	local long name
+	printf -v long '%0255d' 5
+	create odd.qcow2 -f qcow2 1M
+	fill odd.qcow2 'write -P 1 0 64k'
+	cp "$d/odd.qcow2.raw" "$d/tab.raw"
+	qemu-img snapshot -c $'tab\tname' "$d/odd.qcow2"
+	fill odd.qcow2 'write -P 2 0 64k'
+	cp "$d/odd.qcow2.raw" "$d/long.raw"
+	qemu-img snapshot -c "$long" "$d/odd.qcow2"
+	fill odd.qcow2 'write -P 3 0 64k'
+	truncate -s %512 "$d/odd.qcow2"
+	run "$ntfsmap" table -q --concise t --snapshot=$'tab\tname' "$d/odd.qcow2"
+	like "$out" ' read_only snapshot 1 1 ' 'a snapshot with a tab in its name: the table has its id'
+	reads tab "$d/odd.qcow2" '  contents' --snapshot=$'tab\tname'
+	run "$ntfsmap" table -q --concise t --snapshot="$long" "$d/odd.qcow2"
+	like "$out" ' read_only snapshot 2 1 ' 'a snapshot with a name of 255 bytes: the table has its id'
+	reads long "$d/odd.qcow2" '  contents' --snapshot="$long"
+	cp "$d/odd.qcow2" "$d/sound.qcow2"
+	for name in $'\t' ' ' '\' 2; do
+		odd_id "s/1(?=tab\\tname)/chr(${name:+$(printf %d "'$name")})/e"
+		tried 2 'no id of its own that a table can say.*convert' "a snapshot with the id \"$name\"" --snapshot=$'tab\tname' "$d/odd.qcow2"
+	done
+	odd_id 's/\0\x01\0\x08(?=.{20,60}1tab)/\0\0\0\x09/s'
+	tried 2 'no id of its own' 'a snapshot without an id' --snapshot=$'1tab\tname' "$d/odd.qcow2"
+}
+# odd_id CODE: $d/odd.qcow2, with its bytes changed
+odd_id() {
+	perl -e 'local $/; my ($from, $to, $code) = @ARGV; open my $f, "<:raw", $from; $_ = <$f>;
+		eval $code or die "nothing to change\n"; open $f, ">:raw", $to; print $f $_' "$d/sound.qcow2" "$d/odd.qcow2" "$1" || bail 'no entry'
+}
+
 snapshots() {
 	local name
 	create snap.qcow2 -f qcow2 4M
@@ -286,6 +328,7 @@ snapshots() {
 	tried 4 'has no snapshot "none"; it has 1 \("one"\), 2 \("1"\)' 'a snapshot that is not there' --snapshot=none "$d/snap.qcow2"
 	tried 4 'it has none at all' '  nor any' --snapshot=x "$d/mid.qcow2"
 	tried 1 'only a qcow2 has snapshots' '  of a raw image' --snapshot=x "$d/base.img"
+	odd_snapshots
 	run "$ntfsmap" info "$d/snap.qcow2"
 	like "$out" 'snapshots: +ID +NAME .* 1 +one +[0-9]{4}-.* 4\.0 MiB' 'info shows them'
 	"$ntfsmap" info --json "$d/snap.qcow2" >"$T/ours"
