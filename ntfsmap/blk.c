@@ -112,6 +112,25 @@ bool blk_is_view(dev_t dev)
 	return view;
 }
 
+bool blk_is_part(dev_t dev)
+{
+	char *uuid = blk_attr(dev, "dm/uuid");
+	bool part = uuid &&
+		    (!strncmp(uuid, "NTFSMAP-BASE-", 13) || !strncmp(uuid, "NTFSMAP-DATA-", 13));
+
+	free(uuid);
+	return part;
+}
+
+bool blk_is_readonly(dev_t dev)
+{
+	char *value = blk_attr(dev, "ro");
+	bool readonly = value && !strcmp(value, "1");
+
+	free(value);
+	return readonly;
+}
+
 dev_t blk_only_slave(dev_t dev)
 {
 	char *path = text("/sys/dev/block/%u:%u/slaves", major(dev), minor(dev));

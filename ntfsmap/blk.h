@@ -17,6 +17,10 @@ char *blk_node(dev_t dev);
 bool blk_is_ours(dev_t dev);
 /* Is it a view made by `ntfsmap host`? */
 bool blk_is_view(dev_t dev);
+/* Is it the device of a parent or of a data file of an open image? */
+bool blk_is_part(dev_t dev);
+/* Does the kernel say that it must not be written? */
+bool blk_is_readonly(dev_t dev);
 /* The one device below a device-mapper device, 0 when there is not exactly one. */
 dev_t blk_only_slave(dev_t dev);
 /* false unless path is a block device. */

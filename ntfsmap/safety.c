@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blk.h"
 #include "chain.h"
 #include "holder.h"
 #include "layout.h"
@@ -168,6 +169,20 @@ static void look_at_overlap(const struct image *img, const struct request *req, 
 		ok(facts, "overlap", "no other device maps its clusters");
 }
 
+/* The kernel may let device-mapper write to a device that it calls read-only. */
+static void look_at_device(const struct image *img, const struct request *req, struct facts *facts)
+{
+	if (!img->where.is_block || req->readonly)
+		return;
+	if (blk_is_part(img->where.rdev))
+		objection(facts, "device",
+			  "%s belongs to an open image: close that, and name the file itself",
+			  img->where.path);
+	else if (blk_is_readonly(img->where.rdev))
+		objection(facts, "device", "%s is read-only (blockdev --getro): --readonly works",
+			  img->where.path);
+}
+
 static int look_at_users(struct image *img, const struct request *req, struct facts *facts)
 {
 	bool good = !img->file || img->file->runs == RUNS_GOOD;
@@ -180,6 +195,7 @@ static int look_at_users(struct image *img, const struct request *req, struct fa
 	free(self);
 	if (code)
 		return code;
+	look_at_device(img, req, facts);
 	look_at_mounts(img, facts);
 	look_at_overlap(img, req, facts);
 	return DONE;

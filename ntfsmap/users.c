@@ -384,6 +384,54 @@ static void set_reader(struct users *u, const struct dm_device *d, const char *s
 	set_once(&u->reader, text("/dev/mapper/%s", d->name));
 }
 
+/* What reads or writes a parent or data file through another device has it too: that device may be
+ * the very one that we stand on. */
+static void find_part(struct search *s, const struct dm_device *d, const char *device, bool data,
+		      const char *except, struct users *u)
+{
+	const struct dm_device *part;
+	dev_t dev;
+
+	if (!device || !dm_parse_device(device, &dev))
+		return;
+	part = dm_find(&s->dms, dev);
+	if ((part && except && !strcmp(part->name, except)) || !claims(s, dev, 0, UINT64_MAX / 4))
+		return;
+	if (data && !d->readonly) {
+		set_once(&u->writer, text("/dev/mapper/%s", d->name));
+		return;
+	}
+	u->base |= !data || dm_is_base(d);
+	set_once(&u->reader, text("/dev/mapper/%s", d->name));
+}
+
+static void find_parts(struct search *s, const struct dm_device *d, const struct dm_line *lines,
+		       size_t n, const char *except, struct users *u)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct plan plan;
+
+		if (!dm_vdisk_line(&lines[i], &plan))
+			continue;
+		find_part(s, d, plan.parent, false, except, u);
+		find_part(s, d, plan.data, true, except, u);
+		plan_free(&plan);
+	}
+}
+
+/* After those who map the place themselves, who say more about it. */
+static void find_users_of_parts(struct search *s, const char *except, struct users *u)
+{
+	for (size_t i = 0; i < s->dms.n; i++) {
+		const struct dm_device *d = &s->dms.v[i];
+
+		if (except && !strcmp(d->name, except))
+			continue;
+		find_parts(s, d, d->lines, d->n, except, u);
+		find_parts(s, d, d->waiting, d->n_waiting, except, u);
+	}
+}
+
 static void find_mappings(struct search *s, const char *self, const char *except, struct users *u)
 {
 	for (size_t i = 0; i < s->dms.n; i++) {
@@ -506,6 +554,7 @@ int users_find(const struct where *at, const struct vdisk_extents *extents, cons
 		return code;
 	learn_ours(&s, at, extents);
 	find_mappings(&s, self, except, u);
+	find_users_of_parts(&s, except, u);
 	find_mounts(&s, at, u);
 	if (at->is_block && !u->claimed)
 		u->held = is_held(at);

@@ -74,6 +74,7 @@ writes() {
 }
 
 chain() {
+	local name
 	exits 0 'open a chain: qcow2 on qcow on VHD' ntfsmap open /dev/vda:/top.qcow2 q
 	reads q top '  its contents are right'
 	is "$(devices)" 'q q-base1 q-base2' '  with a device for each parent'
@@ -83,12 +84,26 @@ chain() {
 	exits 0 '  reload' ntfsmap reload q
 	exits 2 '  a parent cannot be opened for writing' ntfsmap open --test /dev/vda:/mid.qcow e
 	like "$err" 'the parent of an open image' '  says why'
+	for name in q-base1 q-base2; do
+		exits 2 "  nor by its device, $name" ntfsmap open --format raw "/dev/mapper/$name" e
+		like "$err" 'belongs to an open image' '  says why'
+	done
+	dmsetup create -u "" e --table "0 $(blockdev --getsz /dev/mapper/q-base1) linear /dev/mapper/q-base1 0"
+	exits 2 '  nor through somebody else'"'"'s device over it' ntfsmap open --test --format raw /dev/mapper/e r
+	like "$err" 'the parent of an open image \(/dev/mapper/q\)' '  says whose'
+	dmsetup remove e
 	exits 0 '  close' ntfsmap close q
 	exits 0 'open a qcow2 on a raw image' ntfsmap open -q /dev/vda:/onraw.qcow2 q
 	reads q onraw '  its contents are right'
 	is "$(dmsetup table q-base1 | awk '{ print $3 }' | sort -u)" linear '  whose base is linear'
 	ntfsmap close q
 	is "$(devices)" '' '  nothing is left'
+	blockdev --setro /dev/vda
+	exits 2 'a disk that is read-only' ntfsmap open /dev/vda:/top.qcow2 q
+	like "$err" '/dev/vda is read-only' '  says so'
+	exits 0 '  --readonly' ntfsmap open -q --readonly /dev/vda:/top.qcow2 q
+	ntfsmap close q
+	blockdev --setrw /dev/vda
 	exits 0 'table --concise' bash -c 'set -o pipefail; ntfsmap table -q --concise q /dev/vda:/top.qcow2 | dmsetup create --concise'
 	reads q top '  makes the same'
 	exits 0 '  verify' ntfsmap verify q
@@ -108,6 +123,11 @@ data_file() {
 	exits 5 '  it stays while it is used' ntfsmap close q-data
 	exits 2 '  nobody else may write to it' ntfsmap open --test /dev/vda:/data.raw e
 	like "$err" '/dev/mapper/q-data already maps' '  says who does'
+	exits 2 '  nor by its device' ntfsmap open --format raw /dev/mapper/q-data e
+	dmsetup create e --table "0 $(blockdev --getsz /dev/mapper/q-data) linear /dev/mapper/q-data 0"
+	exits 2 '  nor through another one over it' ntfsmap open --test --format raw /dev/mapper/e r
+	like "$err" '/dev/mapper/q already maps' '  says who does'
+	dmsetup remove e
 	exits 0 '  close' ntfsmap close q
 	is "$(devices)" '' '  it goes with the image'
 	ntfsmap open -q /dev/vda:/data.raw e >/dev/null
