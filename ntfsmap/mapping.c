@@ -31,7 +31,7 @@ static void lower(char *s)
 
 char *mapping_uuid(const struct image *img, const char *name, enum mapping_role role)
 {
-	static const char *const ours_of[] = { DM_OURS, DM_BASE, DM_DATA };
+	static const char *const ours_of[] = { DM_OURS, DM_BASE, DM_DATA, DM_REPAIR };
 	const char *ours = ours_of[role];
 	bool frozen = img->snapshot && !img->plan.format;
 	char *format = text("%s%s", vdisk_info(img->vd)->format, frozen ? "s" : "");
@@ -54,6 +54,11 @@ char *mapping_host_uuid(const struct volume *vol, const char *name)
 	return text(DM_OURS "HOST-%016" PRIX64 "-%s", vol->serial, name);
 }
 
+static bool is_repair(const char *uuid)
+{
+	return !strncmp(uuid, DM_REPAIR, strlen(DM_REPAIR));
+}
+
 static bool parse_uuid(const char *uuid, struct mapping *m)
 {
 	unsigned int sequence;
@@ -66,6 +71,8 @@ static bool parse_uuid(const char *uuid, struct mapping *m)
 		uuid += strlen(DM_BASE);
 	else if (m->data)
 		uuid += strlen(DM_DATA);
+	else if (is_repair(uuid))
+		uuid += strlen(DM_REPAIR);
 	else if (!strncmp(uuid, DM_OURS, strlen(DM_OURS)))
 		uuid += strlen(DM_OURS);
 	else
@@ -285,11 +292,12 @@ int mapping_read(const char *name, struct dm_device *d, struct mapping *m)
 	return REFUSED;
 }
 
+/* A repair that still runs has the lock. */
 static bool looks_left(const struct dm_device *d)
 {
 	bool ours = !strncmp(d->uuid, DM_OURS, strlen(DM_OURS));
 
-	return !d->open_count && (dm_is_part(d) || (ours && !d->live));
+	return !d->open_count && (dm_is_part(d) || is_repair(d->uuid) || (ours && !d->live));
 }
 
 /* dmsetup may be making one of ours from a table of ours at this moment, without our lock: it gets
@@ -320,7 +328,9 @@ static int sweep(void)
 
 		if (!is_ruin(d))
 			continue;
-		if (d->live)
+		if (d->live && is_repair(d->uuid))
+			note("removing %s, which a killed `ntfsmap check --repair` left", d->name);
+		else if (d->live)
 			note("removing %s, %s that no open image uses", d->name,
 			     dm_is_base(d) ? "a parent" : "a data file");
 		else

@@ -9,6 +9,7 @@
  *   NTFSMAP-BASE-…                        the same for the parents of an open image, and their
  *                                         data files
  *   NTFSMAP-DATA-…                        the same for the data file of an open image
+ *   NTFSMAP-REPAIR-…                      the same for an image that is being repaired
  *   NTFSMAP-HOST-<volume serial>-<name>   a view of a volume
  *
  * FORMAT is QCOW2S for a snapshot that --static has laid out, as its table cannot say so.
@@ -37,7 +38,7 @@ struct mapping {
 };
 
 /* What a device is made for. */
-enum mapping_role { ROLE_IMAGE, ROLE_BASE, ROLE_DATA };
+enum mapping_role { ROLE_IMAGE, ROLE_BASE, ROLE_DATA, ROLE_REPAIR };
 
 /* The caller frees. */
 char *mapping_uuid(const struct image *img, const char *name, enum mapping_role role);
@@ -67,8 +68,8 @@ int mapping_read(const char *name, struct dm_device *d, struct mapping *m);
 
 /*
  * Only one ntfsmap changes devices at a time, until the program ends. Takes away what one that was
- * killed in the middle of it left behind: a device of ours that never got a table, or a base that
- * nobody uses.
+ * killed in the middle of it left behind: a device of ours that never got a table, a base that
+ * nobody uses, or the device of a repair.
  */
 int mapping_lock(void);
 

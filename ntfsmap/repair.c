@@ -129,7 +129,8 @@ static int repair_device(void *ctx)
 {
 	struct job *job = ctx;
 	char *name = text("ntfsmap-repair-%d", (int)getpid());
-	char *uuid = mapping_uuid(job->img, name, ROLE_IMAGE), *node = text("/dev/mapper/%s", name);
+	char *uuid = mapping_uuid(job->img, name, ROLE_REPAIR),
+	     *node = text("/dev/mapper/%s", name);
 	int fd, removed, code = dm_create(name, uuid, &job->img->plan, true, NULL);
 
 	if (!code) {

@@ -25,6 +25,21 @@ killed() {
 	exits 0 '  and another repair ends well' ntfsmap check --repair /dev/vda:/cut.qcow2
 }
 
+# A device as a killed repair leaves it: the next ntfsmap that changes devices takes it away, unless it is used.
+left() {
+	local uuid
+	ntfsmap open -q --format raw /dev/vda:/other.qcow2 d >/dev/null
+	uuid=$(dmsetup info -c --noheadings -o uuid d)
+	dmsetup create -u "${uuid/#NTFSMAP-RAW/NTFSMAP-REPAIR-RAW}" ntfsmap-repair-7 --table "$(dmsetup table d)"
+	exec 5</dev/mapper/ntfsmap-repair-7
+	ntfsmap close d
+	is "$(devices)" ntfsmap-repair-7 'the device of a repair is left alone while it is open'
+	exec 5<&-
+	exits 0 '  then another repair' ntfsmap check --repair /dev/vda:/other.qcow2
+	like "$err" 'removing ntfsmap-repair-7, which a killed .*--repair. left' '  takes it away'
+	is "$(devices)" '' '  and leaves none'
+}
+
 if in_machine; then
 	modprobe -a loop 2>/dev/null
 	exits 6 'a damaged image: check' ntfsmap check /dev/vda:/bad.qcow2
@@ -45,6 +60,7 @@ if in_machine; then
 	mkdir -p /mnt/w && ntfs-3g -o ro /dev/vda /mnt/w
 	exits 0 'on a volume that is mounted read-only' ntfsmap check --repair /dev/vda:/mounted.qcow2
 	umount /mnt/w
+	left
 	type -P strace >/dev/null && killed
 	done_testing
 	exit
