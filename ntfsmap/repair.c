@@ -203,7 +203,7 @@ int repair_source(const char *spec, const struct options *opt)
 	code = look_at_format(&img, opt->req.format);
 	if (!code && on_volume)
 		code = dm_need();
-	if (!code && on_volume)
+	if (!code && (on_volume || !geteuid())) /* nobody else can open devices */
 		code = mapping_lock();
 	if (!code)
 		code = prepare_file(&img, &opt->req);

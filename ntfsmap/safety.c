@@ -209,7 +209,8 @@ static void look_at_holders(const struct image *img, const struct request *req, 
 	if (img->src.kind != SOURCE_FILE || req->readonly || req->as_static)
 		return;
 	holder = holder_lock(img->fd, req->except_loop);
-	holder_unlock(img->fd);
+	if (holder || !req->hold)
+		holder_unlock(img->fd);
 	if (holder)
 		add(facts, "in-use", BUSY, "%s has the file: end that first", holder);
 	else

@@ -128,8 +128,11 @@ static int open_image(struct image *img, const struct options *opt, const char *
 {
 	bool readonly = opt->req.readonly;
 	struct creation c = { .name = name, .img = img };
-	int code = prepare(img, &opt->req);
+	struct request req = opt->req;
+	int code;
 
+	req.hold = !opt->test;
+	code = prepare(img, &req);
 	if (!code && !opt->test)
 		code = attach_loops(img, readonly);
 	if (!code)

@@ -40,6 +40,26 @@ left() {
 	is "$(devices)" '' '  and leaves none'
 }
 
+# A plain file is not repaired while another ntfsmap may be opening it, and open leaves no moment for it.
+beside_open() {
+	local pid
+	qemu-img create -q -f qcow2 "$T/plain.qcow2" 4M
+	qemu-io -c 'write -P 1 0 1M' "$T/plain.qcow2" >/dev/null
+	truncate -s %512 "$T/plain.qcow2"
+	flock /run/ntfsmap.lock sleep 3 &
+	pid=$!
+	sleep 1
+	exits 0 'a plain file, beside an ntfsmap that changes devices' ntfsmap check --repair "$T/plain.qcow2"
+	like "$err" 'waiting for another ntfsmap' '  waits for that'
+	wait "$pid"
+	type -P strace >/dev/null || return
+	strace -o "$T/calls" -e trace=flock,ioctl,clone,fork,vfork ntfsmap open -q --format raw "$T/plain.qcow2" d >/dev/null
+	is "$(grep -oE 'LOCK_(EX|UN)|LOOP_CONFIGURE' "$T/calls" | sed '1,/LOCK_EX/d' | head -n 2 | xargs)" 'LOCK_EX LOOP_CONFIGURE' \
+		'open keeps its lock until the loop device is there'
+	exits 2 '  and from then on that tells' ntfsmap check --repair "$T/plain.qcow2"
+	ntfsmap close d
+}
+
 if in_machine; then
 	modprobe -a loop 2>/dev/null
 	exits 6 'a damaged image: check' ntfsmap check /dev/vda:/bad.qcow2
@@ -61,6 +81,7 @@ if in_machine; then
 	exits 0 'on a volume that is mounted read-only' ntfsmap check --repair /dev/vda:/mounted.qcow2
 	umount /mnt/w
 	left
+	beside_open
 	type -P strace >/dev/null && killed
 	done_testing
 	exit
