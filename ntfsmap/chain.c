@@ -414,6 +414,86 @@ int chain_open(struct image *img, const struct chain_sources *given)
 	return code;
 }
 
+/* ---- where the files lie ---- */
+
+struct part {
+	const struct image *img;
+	uint64_t start, count; /* sectors */
+};
+
+struct parts {
+	struct part *v;
+	size_t n;
+};
+
+static bool on_same_device(const struct image *a, const struct image *b)
+{
+	if (a->where.is_block && b->where.is_block)
+		return a->where.rdev == b->where.rdev;
+	return !strcmp(a->where.path, b->where.path);
+}
+
+static void add_parts(struct parts *parts, const struct image *img)
+{
+	const struct vdisk_extents *x = image_extents(img);
+
+	parts->v = must_regrow(parts->v, parts->n + x->n + 1, sizeof(*parts->v));
+	for (size_t i = 0; i < x->n; i++)
+		if (x->v[i].device != VDISK_HOLE)
+			parts->v[parts->n++] = (struct part){ img, x->v[i].device, x->v[i].count };
+}
+
+static int compare_parts(const void *a, const void *b)
+{
+	const struct part *x = a, *y = b;
+
+	return (x->start > y->start) - (x->start < y->start);
+}
+
+/* In the order of their places each must begin behind the one before it. */
+static int check_parts(const struct parts *parts)
+{
+	for (size_t i = 1; i < parts->n; i++) {
+		const struct part *a = &parts->v[i - 1], *b = &parts->v[i];
+
+		if (b->start - a->start < a->count)
+			return fail(DAMAGED,
+				    "%s and %s have the same clusters (from sector %llu of %s on): "
+				    "the volume is damaged, let Windows run chkdsk",
+				    a->img->name, b->img->name, (unsigned long long)b->start,
+				    b->img->where.path);
+	}
+	return DONE;
+}
+
+/* Those on the device of first, which is the first one there. */
+static int check_device(const struct image *root, const struct image *first)
+{
+	struct parts parts = { 0 };
+	int code;
+
+	for (const struct image *i = root; i; i = image_next(root, i)) {
+		if (!on_same_device(i, first))
+			continue;
+		if (i != first && !parts.n)
+			return DONE; /* looked at before */
+		add_parts(&parts, i);
+	}
+	qsort(parts.v, parts.n, sizeof(*parts.v), compare_parts);
+	code = check_parts(&parts);
+	free(parts.v);
+	return code;
+}
+
+int chain_check_places(const struct image *root)
+{
+	int code = DONE;
+
+	for (const struct image *i = root; i && !code; i = image_next(root, i))
+		code = check_device(root, i);
+	return code;
+}
+
 /* ---- by the live tables ---- */
 
 static const struct dm_device *live_parent(const struct dm_device *d, const struct dm_devices *all)

@@ -25,7 +25,11 @@ struct chain_sources {
  */
 int chain_open(struct image *img, const struct chain_sources *given);
 
-/* The same by what the open device d, which maps img, has for parents now. */
+/* DAMAGED where two files of an open chain have the same sectors of a volume: who writes one of them
+ * destroys the other. */
+int chain_check_places(const struct image *root);
+
+/* The same as chain_open() by what the open device d, which maps img, has for parents now. */
 int chain_open_live(struct image *img, const struct dm_device *d, const struct dm_devices *all);
 
 /* The device below d in its chain, 0: itself, 1: its parent, …; NULL past its end. */

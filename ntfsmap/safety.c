@@ -618,6 +618,8 @@ static void look_at_chain(struct image *img, const struct request *req, struct f
 
 	msg_hush(true);
 	code = chain_open(img, &given);
+	if (!code && chain_check_places(img))
+		add(facts, "overlap", DAMAGED, "%s", failure_text());
 	msg_hush(false);
 	if (code)
 		add(facts, img->data || !vdisk_info(img->vd)->needs_data ? "parent" : "data-file",

@@ -107,6 +107,8 @@ int prepare(struct image *img, const struct request *req)
 	if (!code)
 		code = req->live ? chain_open_live(img, req->live, req->devices)
 				 : chain_open(img, &given);
+	if (!code)
+		code = chain_check_places(img);
 	return code ? code : check_files(img, req);
 }
 

@@ -205,6 +205,10 @@ far_data() {
 	run "$ntfsmap" table -q --concise t --data "$img:/far." "$img:/box/i.qcow2"
 	is "$status" 0 '  --data'
 	is "$(tr ';' '\n' <"$T/out" | cut -d, -f1,4 | xargs)" 't-data,rw t,rw' '  takes it for writing'
+	f file /over.img 1M runs=2
+	f corrupt-run /over.img overlap run=1 with=/box/i.qcow2
+	tried 6 'box/i.qcow2 .*have the same clusters|over.img .*have the same clusters' '  --data with a file that shares clusters with the image' \
+		--data "$img:/over.img" "$img:/box/i.qcow2"
 	run "$ntfsmap" open --test --data "$img:/far." "$img:/box/i.qcow2" t
 	like "$err" 'box/i.qcow2: the data are in .*:/far\.' '  open says where the data are'
 }
