@@ -97,12 +97,30 @@ static void start_fill_action(struct vdisk_engine *e, struct vdisk_unit *u, u64 
 	start_part(e, &u->action);
 }
 
+/* How much of the unit can be filled: a place that it had already may be cut off by the end of the
+ * file, behind that of the disk; a data file need not be longer than the disk. */
+static u64 fill_end(const struct vdisk_engine *e, const struct vdisk_unit *u)
+{
+	const struct vdisk *vd = e->vd;
+	u64 disk = vd->info.virtual_size - (u->index << vd->unit_shift), file = unit_bytes(e);
+
+	if (disk > unit_bytes(e))
+		disk = unit_bytes(e);
+	if (vd->info.needs_data)
+		return disk;
+	if (!u->fresh && vd->io.size - u->home < file)
+		file = round_down_to(vd->io.size - u->home, vd->meta->block);
+	return disk > file ? disk : file;
+}
+
 /* From byte `at` on, find the next piece that has to be filled. false: there is none. */
 static bool find_gap(struct vdisk_engine *e, struct vdisk_unit *u, u64 *at, struct vdisk_map *m)
 {
-	while (*at < unit_bytes(e) && e->vd->fill) {
+	u64 last = fill_end(e, u);
+
+	while (*at < last && e->vd->fill) {
 		u64 end = round_down_to(*at, e->vd->fill) + e->vd->fill;
-		u64 same = same_cover(u, *at, end);
+		u64 same = same_cover(u, *at, end < last ? end : last);
 
 		m->length = same;
 		if (!is_covered(u, *at / VDISK_SECTOR)) {
@@ -340,7 +358,7 @@ static void quiesced(struct vdisk_engine *e, struct vdisk_action *a, int error)
 	e->quiescing = false;
 	e->vd->format->quiet(e->vd);
 	start_quiesce(e);
-	if (e->starved.first)
+	if (e->roomless.first)
 		e->commit_wanted = true;
 }
 
@@ -367,7 +385,7 @@ static void finish_commit(struct vdisk_engine *e)
 	}
 	WRITE_ONCE(e->state, VDISK_IDLE);
 	answer_flushes(e);
-	move_all(&e->starved, &e->ready);
+	e->retry = true;
 	if (!e->vd->touch)
 		move_all(&e->gated, &e->ready);
 	start_quiesce(e);
@@ -384,6 +402,7 @@ static void fail_commit(struct vdisk_engine *e)
 	for (u32 i = 0; i < e->n_units; i++)
 		if (e->units[i].used)
 			move_all(&e->units[i].waiting, &e->ready);
+	e->retry = true;
 	move_all(&e->starved, &e->ready);
 	move_all(&e->gated, &e->ready);
 }

@@ -237,7 +237,7 @@ static bool find_room(struct vdisk_engine *e, struct vdisk_req *req, u64 *home)
 		push(&e->seeking, req);
 		return false;
 	case -EBUSY:
-		push(&e->starved, req);
+		push(&e->roomless, req);
 		e->commit_wanted = true;
 		return false;
 	case -EUCLEAN:
@@ -379,6 +379,21 @@ static void start_request(struct vdisk_engine *e, struct vdisk_req *req)
 
 /* ---- what the host calls ---- */
 
+/* Those that waited for a unit, as many as there are; of those that waited for room, as many as
+ * find it: there may be very many of both. */
+static void start_waiting(struct vdisk_engine *e)
+{
+	struct vdisk_req *req;
+
+	while (e->free && (req = pop(&e->starved)))
+		start_request(e, req);
+	while (e->retry && (req = pop(&e->roomless))) {
+		start_request(e, req);
+		e->retry = e->roomless.last != req || !e->roomless.first;
+	}
+	e->retry = false;
+}
+
 static void engine_step(struct vdisk_engine *e)
 {
 	struct vdisk_req *req;
@@ -386,6 +401,7 @@ static void engine_step(struct vdisk_engine *e)
 	do {
 		while ((req = pop(&e->ready)))
 			start_request(e, req);
+		start_waiting(e);
 	} while (vdisk_commit_advance(e));
 }
 
