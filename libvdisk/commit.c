@@ -63,6 +63,12 @@ static bool grain_is_used(struct vdisk_engine *e, const struct vdisk_unit *u, u6
 	       same_cover(u, start, start + e->vd->fill) < e->vd->fill;
 }
 
+/* Data that are in their place already must not be touched: others may write there now. */
+static bool is_missing(const struct vdisk_unit *u, const struct vdisk_map *m)
+{
+	return u->fresh || m->kind != VDISK_DATA;
+}
+
 /* Must a new place have what the tables say about the old one, even if nobody wrote near? */
 static bool is_kept(const struct vdisk_unit *u, const struct vdisk_map *m)
 {
@@ -127,7 +133,7 @@ static bool find_gap(struct vdisk_engine *e, struct vdisk_unit *u, u64 *at, stru
 			u->error = old_contents(e, u, *at, same, m);
 			if (u->error)
 				return false;
-			if (grain_is_used(e, u, *at) || is_kept(u, m))
+			if (is_missing(u, m) && (grain_is_used(e, u, *at) || is_kept(u, m)))
 				return true;
 		}
 		*at += m->length;
@@ -247,10 +253,14 @@ static int edit_block(struct vdisk_engine *e, enum vdisk_phase phase, const stru
 {
 	struct vdisk_block *b;
 	int ret = e->ops->pin(e, offset, &b);
+	bool changed;
 
 	if (ret)
 		return ret;
-	if (!e->vd->format->change(e->vd, &e->space, phase, u, e->at_n, b->data) || b->dirty) {
+	changed = e->vd->format->change(e->vd, &e->space, phase, u, e->at_n, b->data);
+	if (e->vd->mark_corrupt) /* it may have found that refcounts are wrong */
+		vdisk_engine_set_mode(e, VDISK_MODE_NEEDS_CHECK);
+	if (!changed || b->dirty) {
 		e->ops->unpin(e, b); /* one pin for a dirty block is enough */
 		return 0;
 	}

@@ -230,7 +230,8 @@ static bool find_room(struct vdisk_engine *e, struct vdisk_req *req, u64 *home)
 	switch (ret) {
 	case 0:
 		e->counting = true;
-		vdisk_engine_set_mode(e, VDISK_MODE_RW);
+		if (home)
+			vdisk_engine_set_mode(e, VDISK_MODE_RW);
 		return true;
 	case -EAGAIN:
 		e->need = m;
@@ -331,8 +332,8 @@ static void write_by_map(struct vdisk_engine *e, struct vdisk_req *req, const st
 		end_req(e, req, 0);
 	else if (!write && m->kind == VDISK_PARENT)
 		end_req(e, req, 0); /* a hint: it would need room */
-	else if (req->op != VDISK_REQ_WRITE && can_clear(e, req, m))
-		clear_unit(e, req);
+	else if (req->op != VDISK_REQ_WRITE && can_clear(e, req, m) && !may_grow(e))
+		clear_unit(e, req); /* else as data: that may need no room */
 	else if (!write)
 		end_req(e, req, 0);
 	else if (whole && m->kind == VDISK_DATA)
