@@ -8,6 +8,7 @@
  *   host.c     the worker: everything else, and the only caller of the engine
  *   io.c       bios that the worker sends, and the engine's actions
  *   copy.c     of these, the copies
+ *   walk.c     zeros and discards, unit by unit
  *   users.c    who still uses a place that was given up
  *   inflate.c  compressed clusters
  *   fetch.c    reads metadata, for the worker
@@ -117,7 +118,16 @@ struct dmv_job {
 /* A request to the engine, of a bio or of a call. */
 struct dmv_req {
 	struct vdisk_req req;
+	struct bio *bio;    /* whose payload it is */
+	struct dmv_job job; /* of that, under way */
 	void (*end)(struct dmv_req *r, int error);
+};
+
+/* A bio that walk.c takes from unit to unit. */
+struct dmv_walk {
+	u64 at, end; /* of the virtual disk: what was not begun yet */
+	u32 busy;    /* steps under way, and one while it waits for others */
+	int error;   /* of the first that failed */
 };
 
 /* A bio that went on from the hot path, and that somebody has to be told of when it ends. */
@@ -132,10 +142,10 @@ struct dmv_bio {
 	union {
 		struct {
 			struct dmv_req req;
-			struct dmv_job job;
 			bool all_packed; /* a read of nothing but compressed bytes */
 			bool inflated;	 /* all of it was filled so; others lay their bytes over */
 		};
+		struct dmv_walk walk;
 		struct dmv_hook hook;
 	};
 };
@@ -159,7 +169,8 @@ struct dmv_fetch {
 #define DMV_FETCH_BYTES	 4096 /* read ahead at most, if a block is not larger */
 #define DMV_FETCHES	 32
 #define DMV_ENGINE_BYTES (512 << 10)
-#define DMV_RESERVE	 64 /* blocks of the cache that need no allocation */
+#define DMV_RESERVE	 64  /* blocks of the cache that need no allocation */
+#define DMV_AT_ONCE	 256 /* bios, or steps of them, until others get their turn */
 
 /* What waits for the worker. */
 struct dmv_events {
@@ -219,6 +230,20 @@ struct dmv_copy {
 struct dmv_copies {
 	struct dmv_copy *all, *free;
 	struct vdisk_action *waiting, *waiting_last;
+};
+
+/* --- walk.c --- */
+
+struct dmv_step {
+	struct dmv_req r;
+	struct dmv *d;
+	struct dmv_step *next; /* of the free ones */
+};
+
+/* All the worker's. */
+struct dmv_walks {
+	struct dmv_step *all, *free;
+	struct bio_list waiting; /* bios that were not walked to their end yet */
 };
 
 /* --- inflate.c --- */
@@ -298,6 +323,7 @@ struct dmv {
 	bool leaving; /* no timer any more */
 	struct dmv_users users;
 	struct dmv_copies copies;
+	struct dmv_walks walks;
 	struct dmv_inflater inflater;
 
 	struct list_head list; /* target.c: all devices */
@@ -306,7 +332,7 @@ struct dmv {
 
 int dmv_host_init(struct dmv *d);
 void dmv_host_exit(struct dmv *d);
-/* Hand a bio, trimmed to its unit, to the worker. Any context. */
+/* Hand a bio to the worker: one with a payload is trimmed to its unit. Any context. */
 void dmv_defer(struct dmv *d, struct bio *bio);
 /*
  * Open the image and start the engine; under open_lock. -EINVAL was printed by dmv_check_image(),
@@ -364,6 +390,18 @@ void dmv_copy(struct dmv *d, struct vdisk_action *a);
 bool dmv_copy_goes_on(struct dmv *d, struct dmv_job *job);
 /* The last one has ended: to the next copy that waits, if there is one. */
 void dmv_copy_free(struct dmv *d, struct dmv_job *job);
+
+/* --- walk.c; all by the worker, or while there is none --- */
+
+/* For an image that is being opened, with its engine, or was closed. */
+int dmv_walks_open(struct dmv *d);
+void dmv_walks_close(struct dmv *d);
+/* The bio, of zeros or a discard, waits for its turn. */
+void dmv_walk(struct dmv *d, struct bio *bio);
+/* As far as there are free steps; true: it was enough for now, but there are more. */
+bool dmv_walk_on(struct dmv *d);
+/* A job of a step, without an action, has ended. */
+void dmv_step_passed(struct dmv_job *job);
 
 /* --- users.c --- */
 

@@ -76,7 +76,7 @@ static void read_elsewhere(struct dmv_job *job, struct bio *bio, u64 offset, u64
 
 static struct bio *bio_of_job(struct dmv_job *job)
 {
-	return dmv_bio_from(container_of(job, struct dmv_bio, job));
+	return dmv_bio_from(container_of(job, struct dmv_bio, req.job));
 }
 
 static void bio_job_ended(struct dmv_job *job)
@@ -125,41 +125,36 @@ static void read_ended(struct dmv_job *job)
 	dmv_inflate(job);
 }
 
-/* One piece, of a bio that is read or discarded. */
+/* One piece of a read. */
 static void serve_piece(struct dmv *d, struct bio *bio, u64 offset, u64 at,
 			const struct vdisk_map *answer)
 {
-	bool read = bio_op(bio) == REQ_OP_READ;
 	struct dmv_bio *b = dmv_bio_of(bio);
+	struct dmv_job *job = &b->req.job;
 
-	if (!read) {
-		if (d->passdown && answer->kind == VDISK_DATA)
-			dmv_send_data(&b->job, bio, at, answer->offset, answer->length, false);
-		return;
-	}
 	switch (answer->kind) {
 	case VDISK_DATA:
 	case VDISK_SHARED:
-		dmv_send_data(&b->job, bio, at, answer->offset, answer->length, false);
+		dmv_send_data(job, bio, at, answer->offset, answer->length, false);
 		break;
 	case VDISK_COMPRESSED:
 		if (b->inflated)
 			break;
 		/* A bio lies in one unit, and so all that is compressed of it in one block. */
-		b->job.packed_at = answer->offset;
-		b->job.packed = answer->packed;
+		job->packed_at = answer->offset;
+		job->packed = answer->packed;
 		b->all_packed = answer->length == bio->bi_iter.bi_size;
 		break;
 	default:
-		read_elsewhere(&b->job, bio, offset, at, answer);
+		read_elsewhere(job, bio, offset, at, answer);
 	}
 }
 
-/* Reads and discards, piece by piece. The answer is that of the first piece. */
+/* Reads, piece by piece. The answer is that of the first piece. */
 static void serve(struct dmv *d, struct bio *bio, struct vdisk_map *answer)
 {
 	u64 start = dmv_offset(d, bio), length = bio->bi_iter.bi_size, at = 0;
-	struct dmv_job *job = &dmv_bio_of(bio)->job;
+	struct dmv_job *job = &dmv_bio_of(bio)->req.job;
 	int ret = 0;
 
 	dmv_job_init(job, d, read_ended);
@@ -185,15 +180,14 @@ static void serve(struct dmv *d, struct bio *bio, struct vdisk_map *answer)
 
 static void bio_req_ended(struct dmv_req *r, int error)
 {
-	struct bio *bio = dmv_bio_from(container_of(r, struct dmv_bio, req));
-
-	dmv_end_bio(bio, errno_to_blk_status(error));
+	dmv_end_bio(r->bio, errno_to_blk_status(error));
 }
 
 static void submit_bio_request(struct dmv *d, struct bio *bio, enum vdisk_req_op op)
 {
 	struct dmv_req *r = &dmv_bio_of(bio)->req;
 
+	r->bio = bio;
 	r->end = bio_req_ended;
 	r->req = (struct vdisk_req){ .op = op };
 	if (op != VDISK_REQ_FLUSH) {
@@ -213,10 +207,6 @@ void dmv_process(struct dmv *d, struct bio *bio)
 		submit_bio_request(d, bio, VDISK_REQ_FLUSH);
 		return;
 	}
-	if (bio_op(bio) == REQ_OP_DISCARD && d->vd->can_discard) {
-		submit_bio_request(d, bio, VDISK_REQ_DISCARD);
-		return;
-	}
 	ret = vdisk_engine_map(&d->engine, dmv_offset(d, bio), bio->bi_iter.bi_size, &answer);
 	if (ret)
 		dmv_end_bio(bio, BLK_STS_IOERR); /* whatever is wrong with the entry */
@@ -224,10 +214,10 @@ void dmv_process(struct dmv *d, struct bio *bio)
 		dmv_park(d, bio, &answer);
 	else if (bio_op(bio) == REQ_OP_WRITE)
 		submit_bio_request(d, bio, VDISK_REQ_WRITE);
-	else if (bio_op(bio) == REQ_OP_WRITE_ZEROES)
-		submit_bio_request(d, bio, VDISK_REQ_ZEROES);
-	else
+	else if (bio_op(bio) == REQ_OP_READ)
 		serve(d, bio, &answer);
+	else
+		dmv_walk(d, bio);
 }
 
 /* --- what the engine calls --- */
@@ -237,7 +227,7 @@ static void op_start(struct vdisk_engine *e, struct vdisk_action *a)
 	struct dmv *d = e->host;
 
 	if (a->kind == VDISK_ACT_DATA)
-		container_of(a->req, struct dmv_bio, req.req)->job.held = dmv_hold(d);
+		container_of(a->req, struct dmv_req, req)->job.held = dmv_hold(d);
 	a->next = NULL;
 	if (d->starting)
 		d->starting_last->next = a;
@@ -365,24 +355,25 @@ static void do_work(struct work_struct *w)
 	struct dmv *d = container_of(w, struct dmv, work);
 	unsigned int noio = memalloc_noio_save();
 	struct dmv_events ev;
-	bool work = false, rest = true, searching = false;
+	bool work = false, rest = true, more = false;
 
 	mutex_lock(&d->engine_lock);
 	take_events(d, &ev);
 	if (d->vd) {
 		handle_events(d, &ev);
 		/* In steps, so that others need not wait until it has ended. */
-		searching = vdisk_engine_search(&d->engine);
+		more = vdisk_engine_search(&d->engine);
+		more |= dmv_walk_on(d);
 		dmv_start_actions(d);
 		show(d);
 		work = vdisk_engine_unsettled(&d->engine) && d->engine.mode != VDISK_MODE_FAIL;
-		rest = !searching && !d->acting && d->engine.state == VDISK_IDLE;
+		rest = !more && !d->acting && d->engine.state == VDISK_IDLE;
 	}
 	mutex_unlock(&d->engine_lock);
 	if (work && !READ_ONCE(d->leaving))
 		queue_delayed_work(d->wq, &d->timer, HZ);
 	spin_lock_irq(&d->events.lock);
-	if (searching)
+	if (more)
 		dmv_kick(d);
 	d->events.at_rest = rest;
 	spin_unlock_irq(&d->events.lock);
@@ -467,6 +458,7 @@ static void close_engine(struct dmv *d)
 	vdisk_engine_exit(&d->engine);
 	dmv_inflater_close(d);
 	dmv_copies_close(d);
+	dmv_walks_close(d);
 }
 
 static int open_engine(struct dmv *d, struct vdisk *vd)
@@ -485,6 +477,8 @@ static int open_engine(struct dmv *d, struct vdisk *vd)
 	if (d->sticky > e->mode)
 		e->mode = d->sticky;
 	ret = dmv_inflater_open(d, vd);
+	if (!ret && !e->readonly)
+		ret = dmv_walks_open(d);
 	if (!ret && vd->fill && !e->readonly)
 		ret = dmv_copies_open(d);
 	if (ret)
@@ -565,6 +559,7 @@ int dmv_host_init(struct dmv *d)
 	INIT_LIST_HEAD(&d->events.calls);
 	spin_lock_init(&d->events.lock);
 	bio_list_init(&d->events.bios);
+	bio_list_init(&d->walks.waiting);
 	init_waitqueue_head(&d->idle);
 	ret = dmv_fetches_init(d);
 	if (!ret)

@@ -128,8 +128,7 @@ void dmv_transfer_file(struct dmv_job *job, blk_opf_t opf, bool guest, u64 offse
 
 static void write_payload(struct dmv_job *job, struct vdisk_action *a)
 {
-	struct dmv_bio *b = container_of(a->req, struct dmv_bio, req.req);
-	struct bio *bio = dmv_bio_from(b);
+	struct bio *bio = container_of(a->req, struct dmv_req, req)->bio;
 
 	if (bio_op(bio) == REQ_OP_WRITE)
 		dmv_send_data(job, bio, 0, a->offset, a->length, a->fua);
@@ -196,11 +195,11 @@ static void perform(struct dmv *d, struct dmv_job *job, struct vdisk_action *a)
 	dmv_job_put(job, BLK_STS_OK);
 }
 
-/* The job of a bio's own data is in the bio; of the others there may be none at the moment. */
+/* The job of a request's own data is in the request; of the others there may be none at the moment. */
 static struct dmv_job *get_job(struct dmv *d, struct vdisk_action *a)
 {
 	if (a->kind == VDISK_ACT_DATA)
-		return &container_of(a->req, struct dmv_bio, req.req)->job;
+		return &container_of(a->req, struct dmv_req, req)->job;
 	return mempool_alloc(&d->jobs, GFP_NOWAIT | __GFP_NOWARN);
 }
 
@@ -231,6 +230,10 @@ void dmv_finish_action(struct dmv *d, struct dmv_job *job)
 	struct vdisk_action *a = job->action;
 	int error;
 
+	if (!a) {
+		dmv_step_passed(job);
+		return;
+	}
 	if (a->kind == VDISK_ACT_COPY && dmv_copy_goes_on(d, job))
 		return;
 	error = blk_status_to_errno(job->status);

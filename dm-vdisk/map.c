@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * The hot path. A bio whose place is known goes on at once: no lock, no allocation, no waiting.
- * All else goes to the worker, trimmed to its unit first, because a bio can be trimmed only here.
+ * All else goes to the worker; reads and writes are trimmed to their unit first, because a bio can
+ * be trimmed only here.
  *
  * What the tables say is not enough where they do not say DATA: the unit may have been written to,
  * and be linked by a commit later. So the pending units are asked BEFORE the tables: "not pending"
@@ -27,9 +28,11 @@ static void trim(struct bio *bio, u64 length)
 		dm_accept_partial_bio(bio, length >> SECTOR_SHIFT);
 }
 
+/* Zeros and discards are walked as they are: they may be a million units. */
 static int defer_unit(struct dmv *d, struct bio *bio, u64 offset)
 {
-	trim(bio, to_unit_end(d, offset));
+	if (bio_has_data(bio))
+		trim(bio, to_unit_end(d, offset));
 	dmv_defer(d, bio);
 	return DM_MAPIO_SUBMITTED;
 }
