@@ -296,6 +296,7 @@ struct dmv {
 	struct vdisk *vd;
 	struct vdisk_engine engine;
 	enum vdisk_mode sticky; /* that a suspend does not heal */
+	bool marked;		/* the image as corrupt, by us */
 	bool failed;		/* could not be opened: mode fail without an engine */
 	bool seen;		/* identity is that of the first resume */
 	u64 seen_size;

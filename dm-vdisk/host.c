@@ -258,6 +258,8 @@ static void op_mode_changed(struct vdisk_engine *e)
 	DMWARN("%s: mode %s", dmv_name(d), vdisk_mode_name(e->mode));
 	if (e->mode == VDISK_MODE_NEEDS_CHECK || e->mode == VDISK_MODE_FAIL)
 		d->sticky = e->mode;
+	if (e->mode == VDISK_MODE_NEEDS_CHECK && !e->readonly)
+		d->marked = true; /* or will be, by the next commit */
 	WRITE_ONCE(d->shown.mode, e->mode);
 	dm_table_event(d->ti->table);
 }
@@ -461,6 +463,12 @@ static void close_engine(struct dmv *d)
 	dmv_walks_close(d);
 }
 
+/* Is it in doubt for no other reason than the damage that we have met, and have gone on with? */
+static bool only_our_mark(struct dmv *d, const struct vdisk *vd)
+{
+	return d->marked && vd->info.corrupt && !vd->info.dirty && !vd->info.snapshot;
+}
+
 static int open_engine(struct dmv *d, struct vdisk *vd)
 {
 	struct vdisk_engine *e = &d->engine;
@@ -472,7 +480,7 @@ static int open_engine(struct dmv *d, struct vdisk *vd)
 		return ret;
 	e->no_grow = d->no_grow;
 	/* Directly: nothing has changed that anybody would have to be told. */
-	e->readonly = d->ro || vd->readonly;
+	e->readonly = d->ro || (vd->readonly && !only_our_mark(d, vd));
 	e->mode = e->readonly ? VDISK_MODE_RO : VDISK_MODE_RW;
 	if (d->sticky > e->mode)
 		e->mode = d->sticky;
