@@ -86,7 +86,7 @@ static int open_device(struct parser *p, size_t *end, dmv_mode_t mode, struct dm
 	return 0;
 }
 
-/* For the file or its data. The kernel opens a read-only device for writing, and fails the writes. */
+/* For the file or its data. The kernel opens a read-only device for writing: the writes fail. */
 static int open_file_device(struct parser *p, size_t *end, struct dm_dev **dev, char *why)
 {
 	dmv_mode_t mode = device_mode(p->d);

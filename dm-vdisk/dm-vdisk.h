@@ -364,7 +364,9 @@ void dmv_job_put(struct dmv_job *job, blk_status_t status);
 /* length bytes of the bio, from `skip` on, go to or come from a device. */
 void dmv_send_part(struct dmv_job *job, struct bio *bio, u64 skip, u64 length,
 		   struct block_device *bdev, sector_t sector, bool fua);
-/* The same for data of the disk, wherever they are. */
+/* These bytes of the bio read as zeros. Any context. */
+void dmv_zero_part(struct bio *bio, u64 skip, u64 length);
+/* Of the bio, for or from data of the disk, wherever they are. */
 void dmv_send_data(struct dmv_job *job, struct bio *bio, u64 skip, u64 offset, u64 length,
 		   bool fua);
 /* n bytes of memory, less than a bio can hold, to or from a device; NULL: zeros. Anyone who may
@@ -519,6 +521,13 @@ static inline u64 dmv_locate_data(struct dmv *d, u64 offset, u64 length, sector_
 		return 0;
 	*sector = offset >> SECTOR_SHIFT;
 	return min(length, end - offset);
+}
+
+/* No data where dmv_locate_data() says so: a data file that was never written to its end. That of a
+ * writable image is long enough: dmv_check_image(). */
+static inline bool dmv_is_past_data(struct dmv *d, struct bio *bio)
+{
+	return d->data && d->ro && bio_op(bio) == REQ_OP_READ;
 }
 
 static inline u64 dmv_parent_bytes(struct dmv *d)

@@ -48,17 +48,6 @@ void dmv_defer(struct dmv *d, struct bio *bio)
 
 /* --- bios that the hot path could not map --- */
 
-static void zero_part(struct bio *bio, u64 skip, u64 length)
-{
-	struct bvec_iter iter = bio->bi_iter, at;
-	struct bio_vec vec;
-
-	bio_advance_iter(bio, &iter, skip);
-	iter.bi_size = length;
-	__bio_for_each_segment(vec, bio, at, iter)
-		memzero_bvec(&vec);
-}
-
 /* One piece of a read, from the parent or of zeros. */
 static void read_elsewhere(struct dmv_job *job, struct bio *bio, u64 offset, u64 skip,
 			   const struct vdisk_map *answer)
@@ -71,7 +60,7 @@ static void read_elsewhere(struct dmv_job *job, struct bio *bio, u64 offset, u64
 		dmv_send_part(job, bio, skip, there, d->parent->bdev, offset >> SECTOR_SHIFT,
 			      false);
 	if (there < answer->length)
-		zero_part(bio, skip + there, answer->length - there);
+		dmv_zero_part(bio, skip + there, answer->length - there);
 }
 
 static struct bio *bio_of_job(struct dmv_job *job)

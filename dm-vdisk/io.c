@@ -55,6 +55,17 @@ void dmv_send_part(struct dmv_job *job, struct bio *bio, u64 skip, u64 length,
 	job_submit(job, part);
 }
 
+void dmv_zero_part(struct bio *bio, u64 skip, u64 length)
+{
+	struct bvec_iter iter = bio->bi_iter, at;
+	struct bio_vec vec;
+
+	bio_advance_iter(bio, &iter, skip);
+	iter.bi_size = length;
+	__bio_for_each_segment(vec, bio, at, iter)
+		memzero_bvec(&vec);
+}
+
 void dmv_send_data(struct dmv_job *job, struct bio *bio, u64 skip, u64 offset, u64 length, bool fua)
 {
 	struct dmv *d = job->d;
@@ -63,6 +74,10 @@ void dmv_send_data(struct dmv_job *job, struct bio *bio, u64 skip, u64 offset, u
 
 	for (; length; skip += n, offset += n, length -= n) {
 		n = dmv_locate_data(d, offset, length, &sector);
+		if (!n && dmv_is_past_data(d, bio)) {
+			dmv_zero_part(bio, skip, length);
+			return;
+		}
 		if (!n) {
 			WRITE_ONCE(job->status, BLK_STS_IOERR);
 			return;
@@ -195,7 +210,7 @@ static void perform(struct dmv *d, struct dmv_job *job, struct vdisk_action *a)
 	dmv_job_put(job, BLK_STS_OK);
 }
 
-/* The job of a request's own data is in the request; of the others there may be none at the moment. */
+/* The job of a request's own data is in the request; of others there may be none at the moment. */
 static struct dmv_job *get_job(struct dmv *d, struct vdisk_action *a)
 {
 	if (a->kind == VDISK_ACT_DATA)

@@ -47,14 +47,19 @@ static int finished(struct bio *bio)
 static int remap(struct dmv *d, struct bio *bio, u64 offset, u64 length)
 {
 	sector_t sector;
+	u64 there = dmv_locate_data(d, offset, length, &sector);
 
-	length = dmv_locate_data(d, offset, length, &sector);
-	if (!length) {
+	if (!there && dmv_is_past_data(d, bio)) {
+		trim(bio, length);
+		zero_fill_bio(bio);
+		return finished(bio);
+	}
+	if (!there) {
 		DMERR_LIMIT("%s: offset %llu of the %s is outside of its %s", dmv_name(d), offset,
 			    d->data ? "data file" : "image file", d->data ? "device" : "extents");
 		return DM_MAPIO_KILL;
 	}
-	trim(bio, length);
+	trim(bio, there);
 	bio_set_dev(bio, dmv_data(d)->bdev);
 	bio->bi_iter.bi_sector = sector;
 	return DM_MAPIO_REMAPPED;
