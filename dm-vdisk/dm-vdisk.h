@@ -428,6 +428,13 @@ static inline struct percpu_ref *dmv_hold(struct dmv *d)
 	return group;
 }
 
+/* By who holds it, for another. */
+static inline void dmv_hold_too(struct percpu_ref *held)
+{
+	if (held)
+		percpu_ref_get(held);
+}
+
 /* Any context. */
 static inline void dmv_release(struct percpu_ref *held)
 {

@@ -70,7 +70,6 @@ static struct bio *bio_of_job(struct dmv_job *job)
 
 static void bio_job_ended(struct dmv_job *job)
 {
-	dmv_release(job->held); /* first: the device may be gone with its last bio */
 	dmv_end_bio(bio_of_job(job), job->status);
 }
 
@@ -95,18 +94,23 @@ static void bio_inflated(struct dmv_job *job)
 	struct bio *bio = bio_of_job(job);
 	struct dmv_bio *b = dmv_bio_of(bio);
 
+	dmv_release(job->held); /* first: the device may be gone with its last bio */
 	if (b->all_packed || job->status) {
 		bio_job_ended(job);
 		return;
 	}
 	b->inflated = true;
-	dmv_release(job->held);
 	add_bio(job->d, bio);
 }
 
 static void read_ended(struct dmv_job *job)
 {
-	if (!job->packed || job->status) {
+	if (!job->packed) {
+		bio_job_ended(job);
+		return;
+	}
+	if (job->status) {
+		dmv_release(job->held);
 		bio_job_ended(job);
 		return;
 	}
@@ -164,6 +168,10 @@ static void serve(struct dmv *d, struct bio *bio, struct vdisk_map *answer)
 		if (!ret)
 			ret = vdisk_engine_map(&d->engine, start + at, length - at, answer);
 	}
+	/* Pieces that were sent to places of the image count for themselves, so that none has to
+	 * wait for the parent; a compressed block is yet to be read, and never the parent's. */
+	if (!job->packed)
+		dmv_release(job->held);
 	dmv_job_put(job, ret ? BLK_STS_IOERR : BLK_STS_OK);
 }
 

@@ -32,18 +32,33 @@ static void piece_ended(struct bio *bio)
 	dmv_job_put(job, status);
 }
 
-static void job_submit(struct dmv_job *job, struct bio *bio)
+static void submit_piece(struct dmv_job *job, struct bio *bio, bio_end_io_t *end_io)
 {
 	atomic_inc(&job->pieces);
 	bio->bi_private = job;
-	bio->bi_end_io = piece_ended;
+	bio->bi_end_io = end_io;
 	submit_bio_noacct(bio);
+}
+
+static void job_submit(struct dmv_job *job, struct bio *bio)
+{
+	submit_piece(job, bio, piece_ended);
+}
+
+/* Of a piece that counts as a user of its place by itself. */
+static void user_ended(struct bio *bio)
+{
+	struct dmv_job *job = bio->bi_private;
+
+	dmv_release(job->held); /* first: the device may be gone with its last bio */
+	piece_ended(bio);
 }
 
 void dmv_send_part(struct dmv_job *job, struct bio *bio, u64 skip, u64 length,
 		   struct block_device *bdev, sector_t sector, bool fua)
 {
-	struct bio *part = bio_alloc_clone(bdev, bio, GFP_NOIO, &job->d->bios);
+	struct dmv *d = job->d;
+	struct bio *part = bio_alloc_clone(bdev, bio, GFP_NOIO, &d->bios);
 
 	bio_trim(part, skip >> SECTOR_SHIFT, length >> SECTOR_SHIFT);
 	part->bi_iter.bi_sector = sector;
@@ -52,7 +67,12 @@ void dmv_send_part(struct dmv_job *job, struct bio *bio, u64 skip, u64 length,
 	part->bi_opf &= ~(REQ_FUA | REQ_POLLED | REQ_NOWAIT);
 	if (fua)
 		part->bi_opf |= REQ_FUA;
-	job_submit(job, part);
+	if (d->parent && bdev == d->parent->bdev) {
+		job_submit(job, part);
+		return;
+	}
+	dmv_hold_too(job->held);
+	submit_piece(job, part, user_ended);
 }
 
 void dmv_zero_part(struct bio *bio, u64 skip, u64 length)

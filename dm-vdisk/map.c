@@ -8,7 +8,8 @@
  * and be linked by a commit later. So the pending units are asked BEFORE the tables: "not pending"
  * then means that the answer was true at the time it was given.
  *
- * Of formats that give places up, a bio that goes on to a place counts as its user until it ends.
+ * Of formats that give places up, a bio that goes on to a place counts as its user until it ends;
+ * one that goes on to the parent does not.
  */
 #include "dm-vdisk.h"
 
@@ -230,6 +231,12 @@ static void user_ended(struct bio *bio)
 	bio->bi_end_io(bio);
 }
 
+/* It went on to the parent's device. */
+static bool is_parents(struct dmv *d, struct bio *bio)
+{
+	return d->parent && bio->bi_bdev == d->parent->bdev;
+}
+
 /* Of formats that give places up. (An end_io of the target would cost the others something.) */
 static int map_as_user(struct dmv *d, struct bio *bio)
 {
@@ -238,6 +245,11 @@ static int map_as_user(struct dmv *d, struct bio *bio)
 	struct dmv_hook *hook;
 
 	if (ret != DM_MAPIO_REMAPPED) {
+		dmv_release(held);
+		return ret;
+	}
+	/* The parent gives no place up, and may take its time. */
+	if (is_parents(d, bio)) {
 		dmv_release(held);
 		return ret;
 	}
