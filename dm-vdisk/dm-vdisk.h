@@ -319,6 +319,8 @@ struct dmv {
 	struct bio_list starved;		       /* waiting for a free fetch */
 	struct dmv_fetch *fetches;
 	u8 *fetch_buf; /* for reads that are waited for */
+	u64 window_at; /* while the image is opened: what fetch_buf holds of the file … */
+	u32 window;    /* … and how many bytes of it */
 	struct list_head free_fetches, running_fetches;
 	wait_queue_head_t idle;
 	bool leaving; /* no timer any more */
@@ -470,7 +472,7 @@ void dmv_unstarve(struct dmv *d);
 int dmv_fetch_now(struct vdisk_engine *e, const struct vdisk_map *need);
 int dmv_pin_now(struct vdisk_engine *e, u64 offset, struct vdisk_block **block);
 void dmv_forget(struct vdisk_engine *e, u64 offset, u64 length);
-/* vdisk_io.read: any bytes of the file */
+/* vdisk_io.read: any bytes of the file, while it is opened */
 int dmv_read_file(void *ctx, u64 offset, void *buf, size_t len);
 
 static inline void dmv_end_bio(struct bio *bio, blk_status_t status)

@@ -498,6 +498,7 @@ int dmv_host_open(struct dmv *d, struct vdisk_error *err)
 	struct vdisk *vd;
 	int ret;
 
+	d->window = 0; /* of the last time: others may have written since */
 	ret = vdisk_image_open(&io, &d->cache.meta, &options, &vd, err);
 	if (ret)
 		return ret;
