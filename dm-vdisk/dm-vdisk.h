@@ -466,8 +466,8 @@ void dmv_fetches_exit(struct dmv *d);
 void dmv_park(struct dmv *d, struct bio *bio, const struct vdisk_map *need);
 /* A read has ended: its blocks go to the cache, its bios on. */
 void dmv_finish_fetch(struct dmv *d, struct dmv_fetch *f);
-/* Bios that found no free fetch try again. */
-void dmv_unstarve(struct dmv *d);
+/* Bios that found no free fetch try again; true: they could go on doing so. */
+bool dmv_unstarve(struct dmv *d);
 /* vdisk_engine_ops.fetch, .pin and .forget */
 int dmv_fetch_now(struct vdisk_engine *e, const struct vdisk_map *need);
 int dmv_pin_now(struct vdisk_engine *e, u64 offset, struct vdisk_block **block);

@@ -150,12 +150,16 @@ void dmv_finish_fetch(struct dmv *d, struct dmv_fetch *f)
 	}
 }
 
-void dmv_unstarve(struct dmv *d)
+bool dmv_unstarve(struct dmv *d)
 {
-	struct bio *bio;
+	int budget = DMV_AT_ONCE;
 
-	while (!list_empty(&d->free_fetches) && (bio = bio_list_pop(&d->starved)))
-		dmv_process(d, bio);
+	while (!list_empty(&d->free_fetches) && !bio_list_empty(&d->starved)) {
+		if (!budget--)
+			return true;
+		dmv_process(d, bio_list_pop(&d->starved));
+	}
+	return false;
 }
 
 /* What is being read now of this range is older than what will be there. */

@@ -200,6 +200,7 @@ void dmv_process(struct dmv *d, struct bio *bio)
 	struct vdisk_map answer;
 	int ret;
 
+	cond_resched();
 	if (!bio_sectors(bio)) {
 		submit_bio_request(d, bio, VDISK_REQ_FLUSH);
 		return;
@@ -301,12 +302,28 @@ static void take_events(struct dmv *d, struct dmv_events *ev)
 	spin_unlock_irq(&d->events.lock);
 }
 
-static void handle_events(struct dmv *d, struct dmv_events *ev)
+/* Not more than others can wait for; true: there are more. */
+static bool process_some(struct dmv *d, struct bio_list *bios)
+{
+	int budget = DMV_AT_ONCE;
+
+	while (!bio_list_empty(bios) && budget--)
+		dmv_process(d, bio_list_pop(bios));
+	if (bio_list_empty(bios))
+		return false;
+	spin_lock_irq(&d->events.lock);
+	bio_list_merge_head(&d->events.bios, bios);
+	spin_unlock_irq(&d->events.lock);
+	return true;
+}
+
+/* true: there is more to be done at once */
+static bool handle_events(struct dmv *d, struct dmv_events *ev)
 {
 	struct dmv_fetch *f;
 	struct dmv_call *call, *next;
 	struct dmv_job *job;
-	struct bio *bio;
+	bool more;
 
 	/* What ended first: it makes room for what comes. */
 	while ((job = ev->done)) {
@@ -322,13 +339,13 @@ static void handle_events(struct dmv *d, struct dmv_events *ev)
 		ev->fetched = f->next;
 		dmv_finish_fetch(d, f);
 	}
-	dmv_unstarve(d);
-	while ((bio = bio_list_pop(&ev->bios)))
-		dmv_process(d, bio);
+	more = dmv_unstarve(d);
+	more |= process_some(d, &ev->bios);
 	list_for_each_entry_safe(call, next, &ev->calls, list)
 		vdisk_engine_submit(&d->engine, &call->r.req);
 	if (ev->commit)
 		vdisk_engine_commit(&d->engine);
+	return more;
 }
 
 /* For the status, which must not wait for anything. */
@@ -359,9 +376,9 @@ static void do_work(struct work_struct *w)
 	mutex_lock(&d->engine_lock);
 	take_events(d, &ev);
 	if (d->vd) {
-		handle_events(d, &ev);
+		more = handle_events(d, &ev);
 		/* In steps, so that others need not wait until it has ended. */
-		more = vdisk_engine_search(&d->engine);
+		more |= vdisk_engine_search(&d->engine);
 		more |= dmv_walk_on(d);
 		dmv_start_actions(d);
 		show(d);
