@@ -260,8 +260,8 @@ marks() {
 	like "$err" '2 bitmaps of backup programs will be invalid' '  is a note'
 	run "$ntfsmap" table --concise t --readonly "$d/bitmaps.qcow2"
 	unlike "$err" invalid '  but not for a reader'
-	create secret.qcow2 -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 4M
-	tried 2 'LUKS' 'an encrypted image' "$d/secret.qcow2"
+	create secret.qcow2 -f qcow2 --object secret,id=s,data=x -o encrypt.format=aes,encrypt.key-secret=s 4M
+	tried 2 'AES.*qemu-img convert' 'an encrypted image' "$d/secret.qcow2"
 	qemu-io -c 'write -c -P 1 0 64k' "$d/bitmaps.qcow2" >/dev/null
 	truncate -s $(($(stat -c %s "$d/bitmaps.qcow2") / 512 * 512 + 100)) "$d/bitmaps.qcow2"
 	tried 2 'truncate -s %512' 'a plain file that ends inside a sector' "$d/bitmaps.qcow2"
