@@ -86,6 +86,18 @@ static int open_device(struct parser *p, size_t *end, dmv_mode_t mode, struct dm
 	return 0;
 }
 
+/* For the file or its data. The kernel opens a read-only device for writing: the writes fail. */
+static int open_file_device(struct parser *p, size_t *end, struct dm_dev **dev, char *why)
+{
+	dmv_mode_t mode = device_mode(p->d);
+	int ret = open_device(p, end, mode, dev, why);
+
+	if (ret || !(mode & COMPAT_WRITE) || !bdev_read_only((*dev)->bdev))
+		return ret;
+	DMERR("%s: %s is read-only: it needs feature 'read_only'", dmv_name(p->d), (*dev)->name);
+	return refuse(p, "A device is read-only, but the table is not");
+}
+
 static int parse_parent(struct parser *p, size_t *end)
 {
 	struct dmv *d = p->d;
@@ -110,8 +122,7 @@ static int parse_data(struct parser *p, size_t *end)
 		return refuse(p, "Feature 'data' is given twice");
 	if (strcmp(d->format, "qcow2"))
 		return refuse(p, "Feature 'data': this format keeps all in one file");
-	return open_device(p, end, device_mode(d), &d->data,
-			   "Cannot open the device of feature 'data'");
+	return open_file_device(p, end, &d->data, "Cannot open the device of feature 'data'");
 }
 
 static int parse_snapshot(struct parser *p, size_t *end)
@@ -219,8 +230,7 @@ static int parse_devices(struct parser *p, size_t *end)
 		return ret;
 	if (count != 1)
 		return refuse(p, "Number of devices: only one is supported");
-	ret = open_device(p, end, device_mode(d), &d->dev,
-			  "Cannot open the device that the file is on");
+	ret = open_file_device(p, end, &d->dev, "Cannot open the device that the file is on");
 	if (ret)
 		return ret;
 	if (d->data && d->data->bdev == d->dev->bdev)

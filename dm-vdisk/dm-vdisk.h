@@ -8,6 +8,7 @@
  *   host.c     the worker: everything else, and the only caller of the engine
  *   io.c       bios that the worker sends, and the engine's actions
  *   copy.c     of these, the copies
+ *   walk.c     zeros and discards, unit by unit
  *   users.c    who still uses a place that was given up
  *   inflate.c  compressed clusters
  *   fetch.c    reads metadata, for the worker
@@ -117,7 +118,16 @@ struct dmv_job {
 /* A request to the engine, of a bio or of a call. */
 struct dmv_req {
 	struct vdisk_req req;
+	struct bio *bio;    /* whose payload it is */
+	struct dmv_job job; /* of that, under way */
 	void (*end)(struct dmv_req *r, int error);
+};
+
+/* A bio that walk.c takes from unit to unit. */
+struct dmv_walk {
+	u64 at, end; /* of the virtual disk: what was not begun yet */
+	u32 busy;    /* steps under way, and one while it waits for others */
+	int error;   /* of the first that failed */
 };
 
 /* A bio that went on from the hot path, and that somebody has to be told of when it ends. */
@@ -132,10 +142,10 @@ struct dmv_bio {
 	union {
 		struct {
 			struct dmv_req req;
-			struct dmv_job job;
 			bool all_packed; /* a read of nothing but compressed bytes */
 			bool inflated;	 /* all of it was filled so; others lay their bytes over */
 		};
+		struct dmv_walk walk;
 		struct dmv_hook hook;
 	};
 };
@@ -159,7 +169,8 @@ struct dmv_fetch {
 #define DMV_FETCH_BYTES	 4096 /* read ahead at most, if a block is not larger */
 #define DMV_FETCHES	 32
 #define DMV_ENGINE_BYTES (512 << 10)
-#define DMV_RESERVE	 64 /* blocks of the cache that need no allocation */
+#define DMV_RESERVE	 64  /* blocks of the cache that need no allocation */
+#define DMV_AT_ONCE	 256 /* bios, or steps of them, until others get their turn */
 
 /* What waits for the worker. */
 struct dmv_events {
@@ -221,6 +232,20 @@ struct dmv_copies {
 	struct vdisk_action *waiting, *waiting_last;
 };
 
+/* --- walk.c --- */
+
+struct dmv_step {
+	struct dmv_req r;
+	struct dmv *d;
+	struct dmv_step *next; /* of the free ones */
+};
+
+/* All the worker's. */
+struct dmv_walks {
+	struct dmv_step *all, *free;
+	struct bio_list waiting; /* bios that were not walked to their end yet */
+};
+
 /* --- inflate.c --- */
 
 #define DMV_INFLATED	   8 /* blocks that are kept, but not more than … */
@@ -271,6 +296,7 @@ struct dmv {
 	struct vdisk *vd;
 	struct vdisk_engine engine;
 	enum vdisk_mode sticky; /* that a suspend does not heal */
+	bool marked;		/* the image as corrupt, by us */
 	bool failed;		/* could not be opened: mode fail without an engine */
 	bool seen;		/* identity is that of the first resume */
 	u64 seen_size;
@@ -293,11 +319,14 @@ struct dmv {
 	struct bio_list starved;		       /* waiting for a free fetch */
 	struct dmv_fetch *fetches;
 	u8 *fetch_buf; /* for reads that are waited for */
+	u64 window_at; /* while the image is opened: what fetch_buf holds of the file … */
+	u32 window;    /* … and how many bytes of it */
 	struct list_head free_fetches, running_fetches;
 	wait_queue_head_t idle;
 	bool leaving; /* no timer any more */
 	struct dmv_users users;
 	struct dmv_copies copies;
+	struct dmv_walks walks;
 	struct dmv_inflater inflater;
 
 	struct list_head list; /* target.c: all devices */
@@ -306,7 +335,7 @@ struct dmv {
 
 int dmv_host_init(struct dmv *d);
 void dmv_host_exit(struct dmv *d);
-/* Hand a bio, trimmed to its unit, to the worker. Any context. */
+/* Hand a bio to the worker: one with a payload is trimmed to its unit. Any context. */
 void dmv_defer(struct dmv *d, struct bio *bio);
 /*
  * Open the image and start the engine; under open_lock. -EINVAL was printed by dmv_check_image(),
@@ -337,7 +366,9 @@ void dmv_job_put(struct dmv_job *job, blk_status_t status);
 /* length bytes of the bio, from `skip` on, go to or come from a device. */
 void dmv_send_part(struct dmv_job *job, struct bio *bio, u64 skip, u64 length,
 		   struct block_device *bdev, sector_t sector, bool fua);
-/* The same for data of the disk, wherever they are. */
+/* These bytes of the bio read as zeros. Any context. */
+void dmv_zero_part(struct bio *bio, u64 skip, u64 length);
+/* Of the bio, for or from data of the disk, wherever they are. */
 void dmv_send_data(struct dmv_job *job, struct bio *bio, u64 skip, u64 offset, u64 length,
 		   bool fua);
 /* n bytes of memory, less than a bio can hold, to or from a device; NULL: zeros. Anyone who may
@@ -365,6 +396,18 @@ bool dmv_copy_goes_on(struct dmv *d, struct dmv_job *job);
 /* The last one has ended: to the next copy that waits, if there is one. */
 void dmv_copy_free(struct dmv *d, struct dmv_job *job);
 
+/* --- walk.c; all by the worker, or while there is none --- */
+
+/* For an image that is being opened, with its engine, or was closed. */
+int dmv_walks_open(struct dmv *d);
+void dmv_walks_close(struct dmv *d);
+/* The bio, of zeros or a discard, waits for its turn. */
+void dmv_walk(struct dmv *d, struct bio *bio);
+/* As far as there are free steps; true: it was enough for now, but there are more. */
+bool dmv_walk_on(struct dmv *d);
+/* A job of a step, without an action, has ended. */
+void dmv_step_passed(struct dmv_job *job);
+
 /* --- users.c --- */
 
 int dmv_users_init(struct dmv *d);
@@ -385,6 +428,13 @@ static inline struct percpu_ref *dmv_hold(struct dmv *d)
 		group = smp_load_acquire(&d->users.now);
 	} while (!percpu_ref_tryget_live(group));
 	return group;
+}
+
+/* By who holds it, for another. */
+static inline void dmv_hold_too(struct percpu_ref *held)
+{
+	if (held)
+		percpu_ref_get(held);
 }
 
 /* Any context. */
@@ -416,13 +466,13 @@ void dmv_fetches_exit(struct dmv *d);
 void dmv_park(struct dmv *d, struct bio *bio, const struct vdisk_map *need);
 /* A read has ended: its blocks go to the cache, its bios on. */
 void dmv_finish_fetch(struct dmv *d, struct dmv_fetch *f);
-/* Bios that found no free fetch try again. */
-void dmv_unstarve(struct dmv *d);
+/* Bios that found no free fetch try again; true: they could go on doing so. */
+bool dmv_unstarve(struct dmv *d);
 /* vdisk_engine_ops.fetch, .pin and .forget */
 int dmv_fetch_now(struct vdisk_engine *e, const struct vdisk_map *need);
 int dmv_pin_now(struct vdisk_engine *e, u64 offset, struct vdisk_block **block);
 void dmv_forget(struct vdisk_engine *e, u64 offset, u64 length);
-/* vdisk_io.read: any bytes of the file */
+/* vdisk_io.read: any bytes of the file, while it is opened */
 int dmv_read_file(void *ctx, u64 offset, void *buf, size_t len);
 
 static inline void dmv_end_bio(struct bio *bio, blk_status_t status)
@@ -480,6 +530,13 @@ static inline u64 dmv_locate_data(struct dmv *d, u64 offset, u64 length, sector_
 		return 0;
 	*sector = offset >> SECTOR_SHIFT;
 	return min(length, end - offset);
+}
+
+/* No data where dmv_locate_data() says so: a data file that was never written to its end. That of a
+ * writable image is long enough: dmv_check_image(). */
+static inline bool dmv_is_past_data(struct dmv *d, struct bio *bio)
+{
+	return d->data && d->ro && bio_op(bio) == REQ_OP_READ;
 }
 
 static inline u64 dmv_parent_bytes(struct dmv *d)

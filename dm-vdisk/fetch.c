@@ -33,6 +33,7 @@ static int read_to_cache(struct dmv *d, u64 offset, u32 length, struct vdisk_blo
 	int ret = read_blocks(d, offset, d->fetch_buf, length);
 	u32 at;
 
+	d->window = 0;
 	if (ret)
 		return ret;
 	dmv_cache_add(&d->cache, offset, d->fetch_buf, true, pinned);
@@ -149,12 +150,16 @@ void dmv_finish_fetch(struct dmv *d, struct dmv_fetch *f)
 	}
 }
 
-void dmv_unstarve(struct dmv *d)
+bool dmv_unstarve(struct dmv *d)
 {
-	struct bio *bio;
+	int budget = DMV_AT_ONCE;
 
-	while (!list_empty(&d->free_fetches) && (bio = bio_list_pop(&d->starved)))
-		dmv_process(d, bio);
+	while (!list_empty(&d->free_fetches) && !bio_list_empty(&d->starved)) {
+		if (!budget--)
+			return true;
+		dmv_process(d, bio_list_pop(&d->starved));
+	}
+	return false;
 }
 
 /* What is being read now of this range is older than what will be there. */
@@ -185,6 +190,28 @@ void dmv_forget(struct vdisk_engine *e, u64 offset, u64 length)
 	dmv_cache_forget(&d->cache, offset, length);
 }
 
+/* Have the block of the byte in fetch_buf, and what follows it. Formats read a table entry by
+ * entry: mostly it is there. */
+static int open_window(struct dmv *d, u64 offset)
+{
+	u64 start = round_down(offset, d->block), length;
+	sector_t sector;
+	int ret;
+
+	if (offset >= d->window_at && offset - d->window_at < d->window)
+		return 0;
+	d->window = 0;
+	length = dmv_locate(d, start, max_t(u32, DMV_FETCH_BYTES, d->block), &sector);
+	if (!length)
+		return -EIO;
+	ret = read_blocks(d, start, d->fetch_buf, length);
+	if (ret)
+		return ret;
+	d->window_at = start;
+	d->window = length;
+	return 0;
+}
+
 int dmv_read_file(void *ctx, u64 offset, void *buf, size_t len)
 {
 	struct dmv *d = ctx;
@@ -192,11 +219,11 @@ int dmv_read_file(void *ctx, u64 offset, void *buf, size_t len)
 	int ret;
 
 	for (; len; offset += n, buf += n, len -= n) {
-		skip = offset & (d->block - 1);
-		n = min_t(size_t, len, d->block - skip);
-		ret = read_blocks(d, offset - skip, d->fetch_buf, d->block);
+		ret = open_window(d, offset);
 		if (ret)
 			return ret;
+		skip = offset - d->window_at;
+		n = min_t(size_t, len, d->window - skip);
 		memcpy(buf, d->fetch_buf + skip, n);
 	}
 	return 0;

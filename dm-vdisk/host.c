@@ -48,17 +48,6 @@ void dmv_defer(struct dmv *d, struct bio *bio)
 
 /* --- bios that the hot path could not map --- */
 
-static void zero_part(struct bio *bio, u64 skip, u64 length)
-{
-	struct bvec_iter iter = bio->bi_iter, at;
-	struct bio_vec vec;
-
-	bio_advance_iter(bio, &iter, skip);
-	iter.bi_size = length;
-	__bio_for_each_segment(vec, bio, at, iter)
-		memzero_bvec(&vec);
-}
-
 /* One piece of a read, from the parent or of zeros. */
 static void read_elsewhere(struct dmv_job *job, struct bio *bio, u64 offset, u64 skip,
 			   const struct vdisk_map *answer)
@@ -71,17 +60,16 @@ static void read_elsewhere(struct dmv_job *job, struct bio *bio, u64 offset, u64
 		dmv_send_part(job, bio, skip, there, d->parent->bdev, offset >> SECTOR_SHIFT,
 			      false);
 	if (there < answer->length)
-		zero_part(bio, skip + there, answer->length - there);
+		dmv_zero_part(bio, skip + there, answer->length - there);
 }
 
 static struct bio *bio_of_job(struct dmv_job *job)
 {
-	return dmv_bio_from(container_of(job, struct dmv_bio, job));
+	return dmv_bio_from(container_of(job, struct dmv_bio, req.job));
 }
 
 static void bio_job_ended(struct dmv_job *job)
 {
-	dmv_release(job->held); /* first: the device may be gone with its last bio */
 	dmv_end_bio(bio_of_job(job), job->status);
 }
 
@@ -106,18 +94,23 @@ static void bio_inflated(struct dmv_job *job)
 	struct bio *bio = bio_of_job(job);
 	struct dmv_bio *b = dmv_bio_of(bio);
 
+	dmv_release(job->held); /* first: the device may be gone with its last bio */
 	if (b->all_packed || job->status) {
 		bio_job_ended(job);
 		return;
 	}
 	b->inflated = true;
-	dmv_release(job->held);
 	add_bio(job->d, bio);
 }
 
 static void read_ended(struct dmv_job *job)
 {
-	if (!job->packed || job->status) {
+	if (!job->packed) {
+		bio_job_ended(job);
+		return;
+	}
+	if (job->status) {
+		dmv_release(job->held);
 		bio_job_ended(job);
 		return;
 	}
@@ -125,41 +118,36 @@ static void read_ended(struct dmv_job *job)
 	dmv_inflate(job);
 }
 
-/* One piece, of a bio that is read or discarded. */
+/* One piece of a read. */
 static void serve_piece(struct dmv *d, struct bio *bio, u64 offset, u64 at,
 			const struct vdisk_map *answer)
 {
-	bool read = bio_op(bio) == REQ_OP_READ;
 	struct dmv_bio *b = dmv_bio_of(bio);
+	struct dmv_job *job = &b->req.job;
 
-	if (!read) {
-		if (d->passdown && answer->kind == VDISK_DATA)
-			dmv_send_data(&b->job, bio, at, answer->offset, answer->length, false);
-		return;
-	}
 	switch (answer->kind) {
 	case VDISK_DATA:
 	case VDISK_SHARED:
-		dmv_send_data(&b->job, bio, at, answer->offset, answer->length, false);
+		dmv_send_data(job, bio, at, answer->offset, answer->length, false);
 		break;
 	case VDISK_COMPRESSED:
 		if (b->inflated)
 			break;
 		/* A bio lies in one unit, and so all that is compressed of it in one block. */
-		b->job.packed_at = answer->offset;
-		b->job.packed = answer->packed;
+		job->packed_at = answer->offset;
+		job->packed = answer->packed;
 		b->all_packed = answer->length == bio->bi_iter.bi_size;
 		break;
 	default:
-		read_elsewhere(&b->job, bio, offset, at, answer);
+		read_elsewhere(job, bio, offset, at, answer);
 	}
 }
 
-/* Reads and discards, piece by piece. The answer is that of the first piece. */
+/* Reads, piece by piece. The answer is that of the first piece. */
 static void serve(struct dmv *d, struct bio *bio, struct vdisk_map *answer)
 {
 	u64 start = dmv_offset(d, bio), length = bio->bi_iter.bi_size, at = 0;
-	struct dmv_job *job = &dmv_bio_of(bio)->job;
+	struct dmv_job *job = &dmv_bio_of(bio)->req.job;
 	int ret = 0;
 
 	dmv_job_init(job, d, read_ended);
@@ -180,20 +168,23 @@ static void serve(struct dmv *d, struct bio *bio, struct vdisk_map *answer)
 		if (!ret)
 			ret = vdisk_engine_map(&d->engine, start + at, length - at, answer);
 	}
+	/* Pieces that were sent to places of the image count for themselves, so that none has to
+	 * wait for the parent; a compressed block is yet to be read, and never the parent's. */
+	if (!job->packed)
+		dmv_release(job->held);
 	dmv_job_put(job, ret ? BLK_STS_IOERR : BLK_STS_OK);
 }
 
 static void bio_req_ended(struct dmv_req *r, int error)
 {
-	struct bio *bio = dmv_bio_from(container_of(r, struct dmv_bio, req));
-
-	dmv_end_bio(bio, errno_to_blk_status(error));
+	dmv_end_bio(r->bio, errno_to_blk_status(error));
 }
 
 static void submit_bio_request(struct dmv *d, struct bio *bio, enum vdisk_req_op op)
 {
 	struct dmv_req *r = &dmv_bio_of(bio)->req;
 
+	r->bio = bio;
 	r->end = bio_req_ended;
 	r->req = (struct vdisk_req){ .op = op };
 	if (op != VDISK_REQ_FLUSH) {
@@ -209,12 +200,9 @@ void dmv_process(struct dmv *d, struct bio *bio)
 	struct vdisk_map answer;
 	int ret;
 
+	cond_resched();
 	if (!bio_sectors(bio)) {
 		submit_bio_request(d, bio, VDISK_REQ_FLUSH);
-		return;
-	}
-	if (bio_op(bio) == REQ_OP_DISCARD && d->vd->can_discard) {
-		submit_bio_request(d, bio, VDISK_REQ_DISCARD);
 		return;
 	}
 	ret = vdisk_engine_map(&d->engine, dmv_offset(d, bio), bio->bi_iter.bi_size, &answer);
@@ -224,10 +212,10 @@ void dmv_process(struct dmv *d, struct bio *bio)
 		dmv_park(d, bio, &answer);
 	else if (bio_op(bio) == REQ_OP_WRITE)
 		submit_bio_request(d, bio, VDISK_REQ_WRITE);
-	else if (bio_op(bio) == REQ_OP_WRITE_ZEROES)
-		submit_bio_request(d, bio, VDISK_REQ_ZEROES);
-	else
+	else if (bio_op(bio) == REQ_OP_READ)
 		serve(d, bio, &answer);
+	else
+		dmv_walk(d, bio);
 }
 
 /* --- what the engine calls --- */
@@ -237,7 +225,7 @@ static void op_start(struct vdisk_engine *e, struct vdisk_action *a)
 	struct dmv *d = e->host;
 
 	if (a->kind == VDISK_ACT_DATA)
-		container_of(a->req, struct dmv_bio, req.req)->job.held = dmv_hold(d);
+		container_of(a->req, struct dmv_req, req)->job.held = dmv_hold(d);
 	a->next = NULL;
 	if (d->starting)
 		d->starting_last->next = a;
@@ -268,6 +256,8 @@ static void op_mode_changed(struct vdisk_engine *e)
 	DMWARN("%s: mode %s", dmv_name(d), vdisk_mode_name(e->mode));
 	if (e->mode == VDISK_MODE_NEEDS_CHECK || e->mode == VDISK_MODE_FAIL)
 		d->sticky = e->mode;
+	if (e->mode == VDISK_MODE_NEEDS_CHECK && !e->readonly)
+		d->marked = true; /* or will be, by the next commit */
 	WRITE_ONCE(d->shown.mode, e->mode);
 	dm_table_event(d->ti->table);
 }
@@ -312,12 +302,28 @@ static void take_events(struct dmv *d, struct dmv_events *ev)
 	spin_unlock_irq(&d->events.lock);
 }
 
-static void handle_events(struct dmv *d, struct dmv_events *ev)
+/* Not more than others can wait for; true: there are more. */
+static bool process_some(struct dmv *d, struct bio_list *bios)
+{
+	int budget = DMV_AT_ONCE;
+
+	while (!bio_list_empty(bios) && budget--)
+		dmv_process(d, bio_list_pop(bios));
+	if (bio_list_empty(bios))
+		return false;
+	spin_lock_irq(&d->events.lock);
+	bio_list_merge_head(&d->events.bios, bios);
+	spin_unlock_irq(&d->events.lock);
+	return true;
+}
+
+/* true: there is more to be done at once */
+static bool handle_events(struct dmv *d, struct dmv_events *ev)
 {
 	struct dmv_fetch *f;
 	struct dmv_call *call, *next;
 	struct dmv_job *job;
-	struct bio *bio;
+	bool more;
 
 	/* What ended first: it makes room for what comes. */
 	while ((job = ev->done)) {
@@ -333,13 +339,13 @@ static void handle_events(struct dmv *d, struct dmv_events *ev)
 		ev->fetched = f->next;
 		dmv_finish_fetch(d, f);
 	}
-	dmv_unstarve(d);
-	while ((bio = bio_list_pop(&ev->bios)))
-		dmv_process(d, bio);
+	more = dmv_unstarve(d);
+	more |= process_some(d, &ev->bios);
 	list_for_each_entry_safe(call, next, &ev->calls, list)
 		vdisk_engine_submit(&d->engine, &call->r.req);
 	if (ev->commit)
 		vdisk_engine_commit(&d->engine);
+	return more;
 }
 
 /* For the status, which must not wait for anything. */
@@ -365,24 +371,25 @@ static void do_work(struct work_struct *w)
 	struct dmv *d = container_of(w, struct dmv, work);
 	unsigned int noio = memalloc_noio_save();
 	struct dmv_events ev;
-	bool work = false, rest = true, searching = false;
+	bool work = false, rest = true, more = false;
 
 	mutex_lock(&d->engine_lock);
 	take_events(d, &ev);
 	if (d->vd) {
-		handle_events(d, &ev);
+		more = handle_events(d, &ev);
 		/* In steps, so that others need not wait until it has ended. */
-		searching = vdisk_engine_search(&d->engine);
+		more |= vdisk_engine_search(&d->engine);
+		more |= dmv_walk_on(d);
 		dmv_start_actions(d);
 		show(d);
 		work = vdisk_engine_unsettled(&d->engine) && d->engine.mode != VDISK_MODE_FAIL;
-		rest = !searching && !d->acting && d->engine.state == VDISK_IDLE;
+		rest = !more && !d->acting && d->engine.state == VDISK_IDLE;
 	}
 	mutex_unlock(&d->engine_lock);
 	if (work && !READ_ONCE(d->leaving))
 		queue_delayed_work(d->wq, &d->timer, HZ);
 	spin_lock_irq(&d->events.lock);
-	if (searching)
+	if (more)
 		dmv_kick(d);
 	d->events.at_rest = rest;
 	spin_unlock_irq(&d->events.lock);
@@ -467,6 +474,13 @@ static void close_engine(struct dmv *d)
 	vdisk_engine_exit(&d->engine);
 	dmv_inflater_close(d);
 	dmv_copies_close(d);
+	dmv_walks_close(d);
+}
+
+/* Is it in doubt for no other reason than the damage that we have met, and have gone on with? */
+static bool only_our_mark(struct dmv *d, const struct vdisk *vd)
+{
+	return d->marked && vd->info.corrupt && !vd->info.dirty && !vd->info.snapshot;
 }
 
 static int open_engine(struct dmv *d, struct vdisk *vd)
@@ -480,11 +494,13 @@ static int open_engine(struct dmv *d, struct vdisk *vd)
 		return ret;
 	e->no_grow = d->no_grow;
 	/* Directly: nothing has changed that anybody would have to be told. */
-	e->readonly = d->ro || vd->readonly;
+	e->readonly = d->ro || (vd->readonly && !only_our_mark(d, vd));
 	e->mode = e->readonly ? VDISK_MODE_RO : VDISK_MODE_RW;
 	if (d->sticky > e->mode)
 		e->mode = d->sticky;
 	ret = dmv_inflater_open(d, vd);
+	if (!ret && !e->readonly)
+		ret = dmv_walks_open(d);
 	if (!ret && vd->fill && !e->readonly)
 		ret = dmv_copies_open(d);
 	if (ret)
@@ -499,6 +515,7 @@ int dmv_host_open(struct dmv *d, struct vdisk_error *err)
 	struct vdisk *vd;
 	int ret;
 
+	d->window = 0; /* of the last time: others may have written since */
 	ret = vdisk_image_open(&io, &d->cache.meta, &options, &vd, err);
 	if (ret)
 		return ret;
@@ -565,6 +582,7 @@ int dmv_host_init(struct dmv *d)
 	INIT_LIST_HEAD(&d->events.calls);
 	spin_lock_init(&d->events.lock);
 	bio_list_init(&d->events.bios);
+	bio_list_init(&d->walks.waiting);
 	init_waitqueue_head(&d->idle);
 	ret = dmv_fetches_init(d);
 	if (!ret)

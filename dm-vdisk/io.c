@@ -32,18 +32,33 @@ static void piece_ended(struct bio *bio)
 	dmv_job_put(job, status);
 }
 
-static void job_submit(struct dmv_job *job, struct bio *bio)
+static void submit_piece(struct dmv_job *job, struct bio *bio, bio_end_io_t *end_io)
 {
 	atomic_inc(&job->pieces);
 	bio->bi_private = job;
-	bio->bi_end_io = piece_ended;
+	bio->bi_end_io = end_io;
 	submit_bio_noacct(bio);
+}
+
+static void job_submit(struct dmv_job *job, struct bio *bio)
+{
+	submit_piece(job, bio, piece_ended);
+}
+
+/* Of a piece that counts as a user of its place by itself. */
+static void user_ended(struct bio *bio)
+{
+	struct dmv_job *job = bio->bi_private;
+
+	dmv_release(job->held); /* first: the device may be gone with its last bio */
+	piece_ended(bio);
 }
 
 void dmv_send_part(struct dmv_job *job, struct bio *bio, u64 skip, u64 length,
 		   struct block_device *bdev, sector_t sector, bool fua)
 {
-	struct bio *part = bio_alloc_clone(bdev, bio, GFP_NOIO, &job->d->bios);
+	struct dmv *d = job->d;
+	struct bio *part = bio_alloc_clone(bdev, bio, GFP_NOIO, &d->bios);
 
 	bio_trim(part, skip >> SECTOR_SHIFT, length >> SECTOR_SHIFT);
 	part->bi_iter.bi_sector = sector;
@@ -52,7 +67,23 @@ void dmv_send_part(struct dmv_job *job, struct bio *bio, u64 skip, u64 length,
 	part->bi_opf &= ~(REQ_FUA | REQ_POLLED | REQ_NOWAIT);
 	if (fua)
 		part->bi_opf |= REQ_FUA;
-	job_submit(job, part);
+	if (d->parent && bdev == d->parent->bdev) {
+		job_submit(job, part);
+		return;
+	}
+	dmv_hold_too(job->held);
+	submit_piece(job, part, user_ended);
+}
+
+void dmv_zero_part(struct bio *bio, u64 skip, u64 length)
+{
+	struct bvec_iter iter = bio->bi_iter, at;
+	struct bio_vec vec;
+
+	bio_advance_iter(bio, &iter, skip);
+	iter.bi_size = length;
+	__bio_for_each_segment(vec, bio, at, iter)
+		memzero_bvec(&vec);
 }
 
 void dmv_send_data(struct dmv_job *job, struct bio *bio, u64 skip, u64 offset, u64 length, bool fua)
@@ -63,6 +94,10 @@ void dmv_send_data(struct dmv_job *job, struct bio *bio, u64 skip, u64 offset, u
 
 	for (; length; skip += n, offset += n, length -= n) {
 		n = dmv_locate_data(d, offset, length, &sector);
+		if (!n && dmv_is_past_data(d, bio)) {
+			dmv_zero_part(bio, skip, length);
+			return;
+		}
 		if (!n) {
 			WRITE_ONCE(job->status, BLK_STS_IOERR);
 			return;
@@ -128,8 +163,7 @@ void dmv_transfer_file(struct dmv_job *job, blk_opf_t opf, bool guest, u64 offse
 
 static void write_payload(struct dmv_job *job, struct vdisk_action *a)
 {
-	struct dmv_bio *b = container_of(a->req, struct dmv_bio, req.req);
-	struct bio *bio = dmv_bio_from(b);
+	struct bio *bio = container_of(a->req, struct dmv_req, req)->bio;
 
 	if (bio_op(bio) == REQ_OP_WRITE)
 		dmv_send_data(job, bio, 0, a->offset, a->length, a->fua);
@@ -196,11 +230,11 @@ static void perform(struct dmv *d, struct dmv_job *job, struct vdisk_action *a)
 	dmv_job_put(job, BLK_STS_OK);
 }
 
-/* The job of a bio's own data is in the bio; of the others there may be none at the moment. */
+/* The job of a request's own data is in the request; of others there may be none at the moment. */
 static struct dmv_job *get_job(struct dmv *d, struct vdisk_action *a)
 {
 	if (a->kind == VDISK_ACT_DATA)
-		return &container_of(a->req, struct dmv_bio, req.req)->job;
+		return &container_of(a->req, struct dmv_req, req)->job;
 	return mempool_alloc(&d->jobs, GFP_NOWAIT | __GFP_NOWARN);
 }
 
@@ -231,6 +265,10 @@ void dmv_finish_action(struct dmv *d, struct dmv_job *job)
 	struct vdisk_action *a = job->action;
 	int error;
 
+	if (!a) {
+		dmv_step_passed(job);
+		return;
+	}
 	if (a->kind == VDISK_ACT_COPY && dmv_copy_goes_on(d, job))
 		return;
 	error = blk_status_to_errno(job->status);

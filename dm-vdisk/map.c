@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * The hot path. A bio whose place is known goes on at once: no lock, no allocation, no waiting.
- * All else goes to the worker, trimmed to its unit first, because a bio can be trimmed only here.
+ * All else goes to the worker; reads and writes are trimmed to their unit first, because a bio can
+ * be trimmed only here.
  *
  * What the tables say is not enough where they do not say DATA: the unit may have been written to,
  * and be linked by a commit later. So the pending units are asked BEFORE the tables: "not pending"
  * then means that the answer was true at the time it was given.
  *
- * Of formats that give places up, a bio that goes on to a place counts as its user until it ends.
+ * Of formats that give places up, a bio that goes on to a place counts as its user until it ends;
+ * one that goes on to the parent does not.
  */
 #include "dm-vdisk.h"
 
@@ -27,9 +29,11 @@ static void trim(struct bio *bio, u64 length)
 		dm_accept_partial_bio(bio, length >> SECTOR_SHIFT);
 }
 
+/* Zeros and discards are walked as they are: they may be a million units. */
 static int defer_unit(struct dmv *d, struct bio *bio, u64 offset)
 {
-	trim(bio, to_unit_end(d, offset));
+	if (bio_has_data(bio))
+		trim(bio, to_unit_end(d, offset));
 	dmv_defer(d, bio);
 	return DM_MAPIO_SUBMITTED;
 }
@@ -44,14 +48,19 @@ static int finished(struct bio *bio)
 static int remap(struct dmv *d, struct bio *bio, u64 offset, u64 length)
 {
 	sector_t sector;
+	u64 there = dmv_locate_data(d, offset, length, &sector);
 
-	length = dmv_locate_data(d, offset, length, &sector);
-	if (!length) {
+	if (!there && dmv_is_past_data(d, bio)) {
+		trim(bio, length);
+		zero_fill_bio(bio);
+		return finished(bio);
+	}
+	if (!there) {
 		DMERR_LIMIT("%s: offset %llu of the %s is outside of its %s", dmv_name(d), offset,
 			    d->data ? "data file" : "image file", d->data ? "device" : "extents");
 		return DM_MAPIO_KILL;
 	}
-	trim(bio, length);
+	trim(bio, there);
 	bio_set_dev(bio, dmv_data(d)->bdev);
 	bio->bi_iter.bi_sector = sector;
 	return DM_MAPIO_REMAPPED;
@@ -222,6 +231,12 @@ static void user_ended(struct bio *bio)
 	bio->bi_end_io(bio);
 }
 
+/* It went on to the parent's device. */
+static bool is_parents(struct dmv *d, struct bio *bio)
+{
+	return d->parent && bio->bi_bdev == d->parent->bdev;
+}
+
 /* Of formats that give places up. (An end_io of the target would cost the others something.) */
 static int map_as_user(struct dmv *d, struct bio *bio)
 {
@@ -230,6 +245,11 @@ static int map_as_user(struct dmv *d, struct bio *bio)
 	struct dmv_hook *hook;
 
 	if (ret != DM_MAPIO_REMAPPED) {
+		dmv_release(held);
+		return ret;
+	}
+	/* The parent gives no place up, and may take its time. */
+	if (is_parents(d, bio)) {
 		dmv_release(held);
 		return ret;
 	}

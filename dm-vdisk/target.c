@@ -163,9 +163,9 @@ static bool check_devices(struct dmv *d, const struct vdisk_info *info)
 	else if (!info->needs_data && d->data)
 		DMERR("%s: feature 'data' is given, but the image keeps all in one file",
 		      dmv_name(d));
-	else if (info->data_raw && bdev_nr_bytes(d->data->bdev) < info->virtual_size)
-		DMERR("%s: the data are a raw disk of %llu bytes, but %s has only %llu",
-		      dmv_name(d), info->virtual_size, d->data->name, bdev_nr_bytes(d->data->bdev));
+	else if (d->data && !d->ro && bdev_nr_bytes(d->data->bdev) < info->virtual_size)
+		DMERR("%s: %s is too short for the data of a writable disk: %llu bytes, not %llu",
+		      dmv_name(d), d->data->name, bdev_nr_bytes(d->data->bdev), info->virtual_size);
 	else
 		return true;
 	return false;

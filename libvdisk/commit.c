@@ -63,6 +63,12 @@ static bool grain_is_used(struct vdisk_engine *e, const struct vdisk_unit *u, u6
 	       same_cover(u, start, start + e->vd->fill) < e->vd->fill;
 }
 
+/* Data that are in their place already must not be touched: others may write there now. */
+static bool is_missing(const struct vdisk_unit *u, const struct vdisk_map *m)
+{
+	return u->fresh || m->kind != VDISK_DATA;
+}
+
 /* Must a new place have what the tables say about the old one, even if nobody wrote near? */
 static bool is_kept(const struct vdisk_unit *u, const struct vdisk_map *m)
 {
@@ -97,19 +103,37 @@ static void start_fill_action(struct vdisk_engine *e, struct vdisk_unit *u, u64 
 	start_part(e, &u->action);
 }
 
+/* How much of the unit can be filled: a place that it had already may be cut off by the end of the
+ * file, behind that of the disk; a data file need not be longer than the disk. */
+static u64 fill_end(const struct vdisk_engine *e, const struct vdisk_unit *u)
+{
+	const struct vdisk *vd = e->vd;
+	u64 disk = vd->info.virtual_size - (u->index << vd->unit_shift), file = unit_bytes(e);
+
+	if (disk > unit_bytes(e))
+		disk = unit_bytes(e);
+	if (vd->info.needs_data)
+		return disk;
+	if (!u->fresh && vd->io.size - u->home < file)
+		file = round_down_to(vd->io.size - u->home, vd->meta->block);
+	return disk > file ? disk : file;
+}
+
 /* From byte `at` on, find the next piece that has to be filled. false: there is none. */
 static bool find_gap(struct vdisk_engine *e, struct vdisk_unit *u, u64 *at, struct vdisk_map *m)
 {
-	while (*at < unit_bytes(e) && e->vd->fill) {
+	u64 last = fill_end(e, u);
+
+	while (*at < last && e->vd->fill) {
 		u64 end = round_down_to(*at, e->vd->fill) + e->vd->fill;
-		u64 same = same_cover(u, *at, end);
+		u64 same = same_cover(u, *at, end < last ? end : last);
 
 		m->length = same;
 		if (!is_covered(u, *at / VDISK_SECTOR)) {
 			u->error = old_contents(e, u, *at, same, m);
 			if (u->error)
 				return false;
-			if (grain_is_used(e, u, *at) || is_kept(u, m))
+			if (is_missing(u, m) && (grain_is_used(e, u, *at) || is_kept(u, m)))
 				return true;
 		}
 		*at += m->length;
@@ -229,10 +253,14 @@ static int edit_block(struct vdisk_engine *e, enum vdisk_phase phase, const stru
 {
 	struct vdisk_block *b;
 	int ret = e->ops->pin(e, offset, &b);
+	bool changed;
 
 	if (ret)
 		return ret;
-	if (!e->vd->format->change(e->vd, &e->space, phase, u, e->at_n, b->data) || b->dirty) {
+	changed = e->vd->format->change(e->vd, &e->space, phase, u, e->at_n, b->data);
+	if (e->vd->mark_corrupt) /* it may have found that refcounts are wrong */
+		vdisk_engine_set_mode(e, VDISK_MODE_NEEDS_CHECK);
+	if (!changed || b->dirty) {
 		e->ops->unpin(e, b); /* one pin for a dirty block is enough */
 		return 0;
 	}
@@ -340,7 +368,7 @@ static void quiesced(struct vdisk_engine *e, struct vdisk_action *a, int error)
 	e->quiescing = false;
 	e->vd->format->quiet(e->vd);
 	start_quiesce(e);
-	if (e->starved.first)
+	if (e->roomless.first)
 		e->commit_wanted = true;
 }
 
@@ -367,7 +395,7 @@ static void finish_commit(struct vdisk_engine *e)
 	}
 	WRITE_ONCE(e->state, VDISK_IDLE);
 	answer_flushes(e);
-	move_all(&e->starved, &e->ready);
+	e->retry = true;
 	if (!e->vd->touch)
 		move_all(&e->gated, &e->ready);
 	start_quiesce(e);
@@ -384,6 +412,7 @@ static void fail_commit(struct vdisk_engine *e)
 	for (u32 i = 0; i < e->n_units; i++)
 		if (e->units[i].used)
 			move_all(&e->units[i].waiting, &e->ready);
+	e->retry = true;
 	move_all(&e->starved, &e->ready);
 	move_all(&e->gated, &e->ready);
 }

@@ -230,14 +230,15 @@ static bool find_room(struct vdisk_engine *e, struct vdisk_req *req, u64 *home)
 	switch (ret) {
 	case 0:
 		e->counting = true;
-		vdisk_engine_set_mode(e, VDISK_MODE_RW);
+		if (home)
+			vdisk_engine_set_mode(e, VDISK_MODE_RW);
 		return true;
 	case -EAGAIN:
 		e->need = m;
 		push(&e->seeking, req);
 		return false;
 	case -EBUSY:
-		push(&e->starved, req);
+		push(&e->roomless, req);
 		e->commit_wanted = true;
 		return false;
 	case -EUCLEAN:
@@ -331,8 +332,8 @@ static void write_by_map(struct vdisk_engine *e, struct vdisk_req *req, const st
 		end_req(e, req, 0);
 	else if (!write && m->kind == VDISK_PARENT)
 		end_req(e, req, 0); /* a hint: it would need room */
-	else if (req->op != VDISK_REQ_WRITE && can_clear(e, req, m))
-		clear_unit(e, req);
+	else if (req->op != VDISK_REQ_WRITE && can_clear(e, req, m) && !may_grow(e))
+		clear_unit(e, req); /* else as data: that may need no room */
 	else if (!write)
 		end_req(e, req, 0);
 	else if (whole && m->kind == VDISK_DATA)
@@ -379,6 +380,21 @@ static void start_request(struct vdisk_engine *e, struct vdisk_req *req)
 
 /* ---- what the host calls ---- */
 
+/* Those that waited for a unit, as many as there are; of those that waited for room, as many as
+ * find it: there may be very many of both. */
+static void start_waiting(struct vdisk_engine *e)
+{
+	struct vdisk_req *req;
+
+	while (e->free && (req = pop(&e->starved)))
+		start_request(e, req);
+	while (e->retry && (req = pop(&e->roomless))) {
+		start_request(e, req);
+		e->retry = e->roomless.last != req || !e->roomless.first;
+	}
+	e->retry = false;
+}
+
 static void engine_step(struct vdisk_engine *e)
 {
 	struct vdisk_req *req;
@@ -386,6 +402,7 @@ static void engine_step(struct vdisk_engine *e)
 	do {
 		while ((req = pop(&e->ready)))
 			start_request(e, req);
+		start_waiting(e);
 	} while (vdisk_commit_advance(e));
 }
 

@@ -185,6 +185,7 @@ struct vdisk_engine {
 	struct vdisk_queue flushing; /* requests that the running commit answers */
 	struct vdisk_queue flushes;  /* those for the next */
 	struct vdisk_queue starved;  /* writes that found no free unit */
+	struct vdisk_queue roomless; /* writes that may find room when a commit has ended */
 	struct vdisk_queue seeking;  /* writes that wait for need */
 	struct vdisk_map need;	     /* the block that the search for room wants to see */
 	struct vdisk_queue gated;    /* writes that wait for the header */
@@ -195,6 +196,7 @@ struct vdisk_engine {
 	struct vdisk_queue ready; /* to be started again */
 	bool linking;		  /* the commit changes tables */
 	bool commit_wanted;
+	bool retry; /* one has */
 	bool quiescing;
 	bool counting; /* room was needed: how much is left is worth knowing */
 };

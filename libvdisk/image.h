@@ -39,6 +39,7 @@ struct vdisk_space {
 	u64 free;      /* qcow2: clusters, when known */
 	u64 allocated; /* units that have a place; qcow2: clusters of the file that are in use */
 	u64 cursor;    /* the format's: how far the search has come */
+	u64 tables;    /* qcow: L2 tables that it has seen */
 	bool known;    /* the search has ended */
 };
 

@@ -134,6 +134,9 @@ static int use_backing(struct vdisk *vd, const u8 *raw, struct vdisk_error *err)
 	q->has_parent = true;
 	q->backing_offset = offset;
 	q->backing_length = length;
+	q->fixed[q->n_fixed++] = (struct vdisk_range){ offset, length };
+	if (q->fixed_end < offset + length)
+		q->fixed_end = offset + length;
 	vd->info.needs_parent = 1;
 	return 0;
 }

@@ -169,6 +169,10 @@ static bool count_object(const struct qcow *q, u32 n, struct counted *c)
 	if (n >= a->applying - a->counted)
 		return false;
 	r = &a->drops[(a->counted + n) & (a->ring - 1)];
+	if (r->offset & QCOW_NOT_COUNTED) {
+		*c = (struct counted){ 1, 0, -1 }; /* nothing */
+		return true;
+	}
 	*c = (struct counted){ clusters_up_to(q, r->offset),
 			       clusters_up_to(q, r->offset + r->length - 1), -1 };
 	return true;
@@ -495,7 +499,9 @@ void vdisk_qcow_committed(struct vdisk *vd, struct vdisk_space *space)
 	a->marked |= a->marking;
 	if (a->counted != a->applying)
 		a->again = true;
-	a->counted = a->applying;
+	for (; a->counted != a->applying; a->counted++)
+		if (a->drops[a->counted & (a->ring - 1)].offset & QCOW_NOT_COUNTED)
+			a->not_counted--;
 	a->linked = a->dropped;
 	if (a->waiting == a->ripe)
 		a->waiting = a->linked;
@@ -510,7 +516,9 @@ void vdisk_qcow_unreserve(struct vdisk *vd, struct vdisk_unit *unit)
 	a->taken--;
 	if (unit->sealed)
 		a->taken_sealed--;
-	a->again = true;
+	/* Somebody may be reading there. */
+	vdisk_qcow_drop(vd, unit->home | QCOW_NOT_COUNTED, 1ULL << vd->unit_shift);
+	a->not_counted++;
 }
 
 u32 vdisk_qcow_state(const struct vdisk *vd)

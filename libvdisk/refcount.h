@@ -45,6 +45,9 @@ struct qcow_growth {
 
 #define QCOW_NEW_BLOCKS 16
 
+/* In the offset of a place that was given up before anything counted it. */
+#define QCOW_NOT_COUNTED 1ULL
+
 struct qcow_alloc {
 	u64 clusters; /* that lie in the file as a whole */
 	/* the search */
@@ -63,7 +66,8 @@ struct qcow_alloc {
 	bool marked;		/* as corrupt */
 	/* a ring of places that were given up: positions only grow */
 	struct vdisk_range *drops;
-	u32 ring; /* a power of two */
+	u32 not_counted; /* of them */
+	u32 ring;	 /* a power of two */
 	u32 counted, applying, ripe, waiting, linked, dropped;
 	/* the L2 entry that is changed next: to pin its block may throw out the L1 block that it
 	 * was found with */

@@ -91,7 +91,6 @@ static void use_entry(const struct vdisk *vd, struct vdisk_space *space, const s
 	u64 offset;
 	u32 packed;
 
-	used_up_to(space, e->table + ((u64)q->entry_bytes << q->l2_bits));
 	if (!e->value)
 		return;
 	space->allocated++;
@@ -101,6 +100,19 @@ static void use_entry(const struct vdisk *vd, struct vdisk_space *space, const s
 	} else {
 		used_up_to(space, e->value + qcow_cluster_bytes(q));
 	}
+}
+
+/* Tables cannot be the same: there are no more of them than the file has room for. */
+static int use_l2_table(const struct vdisk *vd, struct vdisk_space *space,
+			const struct qcow_entry *e, struct vdisk_map *answer)
+{
+	const struct qcow *q = &vd->qcow;
+	u64 bytes = (u64)q->entry_bytes << q->l2_bits;
+
+	used_up_to(space, e->table + bytes);
+	if (++space->tables > divide(vd->io.size, (u32)bytes))
+		return qcow_damaged(e->l1_at, e->table, answer);
+	return 0;
 }
 
 int vdisk_qcow1_scan(const struct vdisk *vd, struct vdisk_space *space, struct vdisk_map *answer)
@@ -118,6 +130,11 @@ int vdisk_qcow1_scan(const struct vdisk *vd, struct vdisk_space *space, struct v
 		if (e.table == VDISK_NOWHERE) {
 			space->cursor = ((space->cursor >> q->l2_bits) + 1) << q->l2_bits;
 			continue;
+		}
+		if (!(space->cursor & ((1ULL << q->l2_bits) - 1))) {
+			ret = use_l2_table(vd, space, &e, answer);
+			if (ret)
+				return ret;
 		}
 		use_entry(vd, space, &e);
 		space->cursor++;
@@ -174,18 +191,23 @@ static void pass_over(struct qcow_alloc *a, u64 n)
 		a->cursor -= a->clusters;
 }
 
-/* Is it being counted down by the running commit? */
+static bool is_part_of(const struct qcow *q, u64 cluster, const struct vdisk_range *r)
+{
+	u64 offset = cluster << q->cluster_bits, start = r->offset & ~QCOW_NOT_COUNTED;
+
+	return start < offset + qcow_cluster_bytes(q) && offset < start + r->length;
+}
+
+/* Its count says that it is free: but is it being counted down by the running commit, or has it
+ * been given up before it was counted? */
 static bool is_held(const struct qcow *q, u64 cluster)
 {
 	const struct qcow_alloc *a = q->alloc;
-	u64 offset = cluster << q->cluster_bits;
+	u32 end = a->not_counted ? a->dropped : a->applying;
 
-	for (u32 i = a->counted; i != a->applying; i++) {
-		const struct vdisk_range *r = &a->drops[i & (a->ring - 1)];
-
-		if (r->offset < offset + qcow_cluster_bytes(q) && offset < r->offset + r->length)
+	for (u32 i = a->counted; i != end; i++)
+		if (is_part_of(q, cluster, &a->drops[i & (a->ring - 1)]))
 			return true;
-	}
 	return false;
 }
 
@@ -334,7 +356,7 @@ static int take_behind(struct vdisk *vd, struct vdisk_space *space, u64 bytes, u
 	if (space->next > space->end || bytes > space->end - space->next)
 		return -ENOSPC;
 	*home = space->next;
-	space->next += bytes;
+	space->next += round_up_to(bytes, (u32)qcow_cluster_bytes(&vd->qcow));
 	return 0;
 }
 

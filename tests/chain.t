@@ -5,6 +5,8 @@
 . "$(dirname "$0")/lib/tap.sh"
 # shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
+# shellcheck source=lib/images.sh
+. "$top/tests/lib/images.sh"
 need mkntfs ntfscat perl qemu-img
 makevhd=$top/tests/lib/makevhd.pl
 mkvhd=$top/tests/lib/mkvhd.pl
@@ -33,27 +35,6 @@ put() {
 	f file "$2" "$bytes" "runs=$runs" fill=stdin <"$d/$1.vhd"
 }
 
-# reads NAME SOURCE WHAT [OPTION...]: cat shows the model
-reads() {
-	local name=$1 source=$2 what=$3
-	shift 3
-	"$ntfsmap" cat -q "$@" "$source" >"$T/seen" 2>"$T/err"
-	cmp "$T/seen" "$d/$name.raw" >>"$T/err" 2>&1
-	result $? "$what" || diag "$(<"$T/err")"
-}
-
-# tried STATUS REGEX WHAT SOURCE [OPTION...]: by open --test and by table --concise, with the same reason
-tried() {
-	local want=$1 regex=$2 what=$3
-	shift 3
-	run "$ntfsmap" table --concise t "$@"
-	is "$status" "$want" "$what: exit $want"
-	like "$err" "$regex" "  says why"
-	like "$out" '^refused: ' "  spoils the table"
-	run "$ntfsmap" check "$@"
-	is "$status" "$want" "  check agrees" || diag "$out"
-}
-
 vhd base seed=1
 vhd mid of=base seed=2 'parent_path=..\Base.VHD'
 vhd sub/top of=mid seed=3 'parent_path=.\mid.vhd' room=3000000
@@ -66,9 +47,9 @@ put mid /dir/mid.vhd
 put sub/top /dir/top.vhd
 
 on_ntfs() {
-	reads base "$img:/base.vhd" 'a dynamic VHD'
-	reads mid "$img:/dir/mid.vhd" "'..' in a locator, in another case"
-	reads sub/top "$img:/dir/top.vhd" 'a chain of three'
+	cat_reads base "$img:/base.vhd" 'a dynamic VHD'
+	cat_reads mid "$img:/dir/mid.vhd" "'..' in a locator, in another case"
+	cat_reads sub/top "$img:/dir/top.vhd" 'a chain of three'
 	run "$ntfsmap" "$img:/dir/top.vhd"
 	is "$status" 2 'a chain takes several devices: plain table refuses'
 	like "$err" '--concise' '  says what to use'
@@ -111,15 +92,15 @@ locators() {
 	f mkdir /Users/Public/Disks
 	put base /Users/Public/Disks/BASE.vhd
 	put absolute /dir/sub/absolute.vhd
-	reads absolute "$img:/dir/sub/absolute.vhd" 'an absolute locator is looked up from the root of the volume'
+	cat_reads absolute "$img:/dir/sub/absolute.vhd" 'an absolute locator is looked up from the root of the volume'
 	vhd leaves of=base seed=5 'parent_path=..\..\..\base.vhd'
 	put leaves /dir/leaves.vhd
 	tried 4 'leaves the volume' 'a locator that leaves the volume' "$img:/dir/leaves.vhd"
 	vhd lost of=base seed=6 'parent_path=.\nowhere\gone.vhd'
 	put lost /other/lost.vhd
 	tried 4 'looked for /other/nowhere/gone.vhd.*--parent' 'a parent that is not there' "$img:/other/lost.vhd"
-	reads lost "$img:/other/lost.vhd" '  --parent names it' --parent "$img:/base.vhd"
-	reads lost "$img:/other/lost.vhd" '  from anywhere' --parent "$d/base.vhd"
+	cat_reads lost "$img:/other/lost.vhd" '  --parent names it' --parent "$img:/base.vhd"
+	cat_reads lost "$img:/other/lost.vhd" '  from anywhere' --parent "$d/base.vhd"
 	run "$ntfsmap" cat --parent "$img:/base.vhd" "$img:/base.vhd"
 	is "$status" 1 '--parent of an image that has none'
 	tried 6 'parent_unique_id is not' '--parent names a wrong one' --parent "$img:/dir/mid.vhd" "$img:/other/lost.vhd"
@@ -132,7 +113,7 @@ locators() {
 	like "$out" 'parent: +not found, unique id [0-9a-f-]{36}' '  says what is missing'
 	vhd fallback of=base seed=8 locators=w2ru,w2ku 'parent_path=.\elsewhere\base.vhd'
 	put fallback /other/fallback.vhd
-	reads fallback "$img:/other/fallback.vhd" 'the second locator, when the first leads nowhere'
+	cat_reads fallback "$img:/other/fallback.vhd" 'the second locator, when the first leads nowhere'
 }
 
 # Case: exact first, for each file of the chain anew.
@@ -144,7 +125,7 @@ cases() {
 	put Real /Case/Real.vhd
 	put real /Case/real.vhd
 	put bycase /Case/ByCase.vhd
-	reads bycase "$img:/Case/BYCASE.vhd" 'the exact case wins, though the child was found without case'
+	cat_reads bycase "$img:/Case/BYCASE.vhd" 'the exact case wins, though the child was found without case'
 }
 
 damage() {
@@ -197,7 +178,7 @@ long() {
 		vhd "l$i" of="$last" seed="$i" allocate=10 "parent_path=.\\$last.vhd"
 		last=l$i
 	done
-	reads l31 "$d/l31.vhd" 'a chain of 32 images'
+	cat_reads l31 "$d/l31.vhd" 'a chain of 32 images'
 	tried 2 'at most 32' 'a chain of 33' "$d/l32.vhd"
 	is "$("$ntfsmap" info --json "$d/l31.vhd" | perl -MJSON::PP -0777 -ne 'print 0 + @{decode_json($_)->{parents}}')" 31 'info shows all parents'
 }
@@ -205,14 +186,14 @@ long() {
 plain_files() {
 	vhd plainmid of=base seed=18 'parent_path=.\base.vhd'
 	vhd sub/plaintop of=plainmid seed=19 'parent_path=..\plainmid.vhd'
-	reads sub/plaintop "$d/sub/plaintop.vhd" 'plain files: a chain across folders'
+	cat_reads sub/plaintop "$d/sub/plaintop.vhd" 'plain files: a chain across folders'
 	vhd abs of=base seed=20 locators=w2ku
-	reads abs "$d/abs.vhd" 'an absolute locator means the last part, in the same folder'
+	cat_reads abs "$d/abs.vhd" 'an absolute locator means the last part, in the same folder'
 	qemu-img create -q -f vpc -o subformat=fixed,force_size "$d/fixed.vhd" 4M
 	"$mkvhd" patch "$d/fixed.vhd" creator=win
 	cp "$d/fixed.vhd" "$T/x" && truncate -s -512 "$T/x" && mv "$T/x" "$d/fixed.raw"
 	vhd onfixed of=fixed seed=21 'parent_path=.\fixed.vhd'
-	reads onfixed "$d/onfixed.vhd" 'a fixed VHD is a parent'
+	cat_reads onfixed "$d/onfixed.vhd" 'a fixed VHD is a parent'
 	run "$ntfsmap" table -q --concise t "$d/onfixed.vhd"
 	like "$out" '^t-base1,[^,]*,,ro,0 8192 linear [^ ]* 0;t,' '  as linear'
 }

@@ -4,29 +4,16 @@
 . "$(dirname "$0")/lib/tap.sh"
 # shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
+# shellcheck source=lib/images.sh
+. "$top/tests/lib/images.sh"
 need mkntfs dmsetup perl qemu-img mkfs.ext4 ntfscat ntfs-3g strace
 makevhd=$top/tests/lib/makevhd.pl
 d=/mnt/share
 
-json() {
-	perl -MJSON::PP -e 'local $/; my $j = decode_json(<STDIN>); print eval "\$j->$ARGV[0]" // "null"' "$1"
-}
-
-# reads DEVICE NAME WHAT
-reads() {
-	cmp -s "$d/$2.raw" <(read_direct "/dev/mapper/$1")
-	result $? "$3"
-}
-
-devices() {
-	udevadm settle 2>/dev/null
-	dmsetup ls | awk '/^[^N]/ { print $1 }' | sort | xargs
-}
-
 dynamic() {
 	exits 0 'open a dynamic VHD' ntfsmap open /dev/vda:/dyn.vhd d
 	like "$err" 'have a place in the file, and there is room for 1\.0 MiB more' '  says how much room is left'
-	reads d dyn '  its contents are right'
+	device_reads d dyn '  its contents are right'
 	is "$(dmsetup table d | awk '{ print $3, $4 }')" 'vdisk vhd' '  by one line of the target'
 	like "$(ntfsmap list)" 'd +/dev/vda:/dyn.vhd +vhd +rw +4.0 MiB +1.0 MiB +0' '  list, with the room'
 	like "$(ntfsmap status d)" 'room: +1.0 MiB' '  status too'
@@ -72,10 +59,10 @@ writes() {
 
 chain() {
 	exits 0 'open a chain' ntfsmap open /dev/vda:/top.vhd d
-	reads d top '  its contents are right'
+	device_reads d top '  its contents are right'
 	is "$(devices)" 'd d-base1 d-base2' '  with a device for each parent'
 	is "$(blockdev --getro /dev/mapper/d /dev/mapper/d-base1 /dev/mapper/d-base2 | xargs)" '0 1 1' '  read-only'
-	reads d-base1 mid '  which shows what it holds'
+	device_reads d-base1 mid '  which shows what it holds'
 	like "$(ntfsmap list)" 'd-base2 +/dev/vda:/dyn.vhd +vhd +ro .* 1  parent, used by /dev/mapper/d-base1' '  list'
 	is "$(ntfsmap status --json d-base1 | json '{kind}')" base '  status: kind'
 	exits 0 '  verify' ntfsmap verify d
@@ -86,11 +73,11 @@ chain() {
 	exits 2 '  nor the first' ntfsmap open /dev/vda:/dyn.vhd e
 	exits 0 'open a second child' ntfsmap open /dev/vda:/other.vhd e
 	like "$err" 'DYN.vhd is open already as d-base2, which is shared' '  shares the base'
-	reads e other '  its contents are right'
+	device_reads e other '  its contents are right'
 	is "$(devices)" 'd d-base1 d-base2 e' '  no new base was made'
 	exits 0 'close the first child' ntfsmap close d
 	is "$(devices)" 'd-base2 e' '  the shared base stays'
-	reads e other '  and serves'
+	device_reads e other '  and serves'
 	exits 0 'close the second' ntfsmap close e
 	is "$(devices)" '' '  it goes with the last child'
 	ntfsmap open -q /dev/vda:/top.vhd d >/dev/null
@@ -99,12 +86,12 @@ chain() {
 	ntfsmap open -q /dev/vda:/mid.vhd r --readonly >/dev/null
 	dmsetup rename r d-base1
 	exits 0 'a name of a base that is taken' ntfsmap open -q /dev/vda:/top.vhd d
-	reads d top '  its contents are right'
+	device_reads d top '  its contents are right'
 	is "$(devices)" 'd d-base1 d-base2 d-base3 e' '  the next one that is free'
 	ntfsmap close d d-base1 e
 	is "$(devices)" '' '  all of them go'
 	exits 0 'open --readonly' ntfsmap open -q --readonly /dev/vda:/top.vhd d
-	reads d top '  its contents are right'
+	device_reads d top '  its contents are right'
 	is "$(blockdev --getro /dev/mapper/d)" 1 '  is read-only'
 	ntfsmap close d
 }
@@ -136,7 +123,7 @@ in_use() {
 	unlike "$err" shared '  shares no base that is going'
 	exec 5<&-
 	for _ in $(seq 50); do [ "$(devices)" != 'e e-base1' ] || break; sleep 0.1; done
-	reads e other '  and keeps its own'
+	device_reads e other '  and keeps its own'
 	ntfsmap close e
 	for _ in $(seq 50); do [ -n "$(devices)" ] || break; sleep 0.1; done
 	is "$(devices)" '' '  and gone afterwards, the bases too'
@@ -160,22 +147,22 @@ named() {
 	exits 4 'a parent that is not found' ntfsmap open /dev/vda:/orphan.vhd d
 	is "$(devices)" '' '  makes nothing'
 	exits 0 '  --parent' ntfsmap open -q --parent /dev/vda:/dyn.vhd /dev/vda:/orphan.vhd d
-	reads d orphan '  its contents are right'
+	device_reads d orphan '  its contents are right'
 	exits 0 '  verify knows the parent by the live table' ntfsmap verify d
 	exits 0 '  reload too' ntfsmap reload d
 	exits 0 '  close' ntfsmap close d
 	exits 0 'table --concise' bash -c 'set -o pipefail; ntfsmap table -q --concise d /dev/vda:/top.vhd | dmsetup create --concise'
-	reads d top '  makes the same'
+	device_reads d top '  makes the same'
 	exits 0 '  verify' ntfsmap verify d
 	exits 0 '  close' ntfsmap close d
 	is "$(devices)" '' '  with its parents'
 	exits 0 'the pipe' bash -c 'set -o pipefail; ntfsmap -q /dev/vda:/dyn.vhd | dmsetup create d'
-	reads d dyn '  makes the same'
+	device_reads d dyn '  makes the same'
 	exits 2 '  and is seen' ntfsmap open /dev/vda:/dyn.vhd e
 	dmsetup remove d
 	exits 0 'a chain on a fixed VHD' ntfsmap open -q /dev/vda:/onfixed.vhd d
 	is "$(dmsetup table d-base1 | awk '{ print $3 }' | sort -u)" linear '  whose base is linear'
-	reads d onfixed '  its contents are right'
+	device_reads d onfixed '  its contents are right'
 	ntfsmap close d
 }
 
@@ -188,7 +175,7 @@ changed() {
 	exits 6 'a parent whose file has grown: verify' ntfsmap verify d
 	exits 0 '  reload' ntfsmap reload d
 	exits 0 '  verify is content' ntfsmap verify d
-	reads d top '  the contents are the same'
+	device_reads d top '  the contents are the same'
 	"$forge" /dev/vda remove /mid.vhd
 	"$forge" /dev/vda file /mid.vhd "$(stat -c %s "$d/mid.vhd")" runs=2 fill=stdin <"$d/mid.vhd"
 	exits 6 'a parent that was replaced: verify' ntfsmap verify d
@@ -200,14 +187,14 @@ changed() {
 	like "$err" 'ntfsmap reload. follows' '  says what to do'
 	exits 0 '  reload' ntfsmap reload d
 	exits 0 '  verify is content' ntfsmap verify d
-	reads d dyn '  the contents are the same'
+	device_reads d dyn '  the contents are the same'
 	ntfsmap close d
 }
 
 plain_files() {
 	cp "$d"/{dyn,mid,top}.vhd /tmp
 	exits 0 'a chain of plain files' ntfsmap open -q /tmp/top.vhd d
-	reads d top '  its contents are right'
+	device_reads d top '  its contents are right'
 	exits 0 '  verify' ntfsmap verify d
 	exits 5 '  reserve refuses while it is open' ntfsmap reserve /tmp/top.vhd 1M
 	exits 0 '  reload' ntfsmap reload d
@@ -230,7 +217,7 @@ reserved() {
 	like "$err" 'going through a loop device' '  goes through a loop device'
 	like "$err" 'nobody must mount the volume read-write' '  and says what that means'
 	is "$(losetup -n -l | grep -c /dev/vda)" 1 '  one for all of them'
-	reads d top '  its contents are right'
+	device_reads d top '  its contents are right'
 	umount /mnt/w
 	ntfs-3g /dev/vda /mnt/w
 	exits 2 '  reserve on the volume, mounted read-write meanwhile' ntfsmap reserve /mnt/w/tight.vhd all
@@ -247,7 +234,7 @@ reserved() {
 	is "$status" 0 '  its clusters can be mapped' || diag "$out"
 	like "$out" 'ok +valid-data ' '  all bytes are valid'
 	ntfsmap open -q /dev/vda:/tight.vhd d >/dev/null
-	reads d tight '  the contents are the same'
+	device_reads d tight '  the contents are the same'
 	head -c 4M /dev/urandom >/tmp/noise
 	ok '  all of it can be written' dd if=/tmp/noise of=/dev/mapper/d bs=256k oflag=direct status=none
 	ntfsmap close d
@@ -279,7 +266,7 @@ copied() {
 	exits 0 '  open a chain' ntfsmap open -q /dev/vda:/other.vhd d
 	exits 0 'and the same files of a copy of the disk' ntfsmap open /dev/vdb:/other.vhd e
 	unlike "$err" shared '  which shares no parent'
-	reads d other '  the first reads its own parent'
+	device_reads d other '  the first reads its own parent'
 	cmp -s /tmp/copied.raw <(read_direct /dev/mapper/e)
 	result $? '  and the copy its own'
 	exits 0 '  verify' ntfsmap verify e

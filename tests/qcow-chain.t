@@ -5,6 +5,8 @@
 . "$(dirname "$0")/lib/tap.sh"
 # shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
+# shellcheck source=lib/images.sh
+. "$top/tests/lib/images.sh"
 need mkntfs ntfscat perl qemu-img qemu-io flock
 d=$T/images
 mkdir "$d" && cd "$d" || bail "no $d" # from where qemu looks for data files
@@ -26,29 +28,6 @@ fill() {
 put() {
 	f file "$2" "$(stat -c %s "$d/$1")" runs=3 order=shuffle seed=3 fill=stdin <"$d/$1"
 }
-# reads NAME SOURCE WHAT [OPTION...]: cat shows the model
-reads() {
-	local name=$1 source=$2 what=$3
-	shift 3
-	"$ntfsmap" cat -q "$@" "$source" >"$T/seen" 2>"$T/err"
-	cmp "$T/seen" "$d/$name.raw" >>"$T/err" 2>&1
-	result $? "$what" || diag "$(<"$T/err")"
-}
-# tried STATUS REGEX WHAT SOURCE [OPTION...]: by open --test and by table --concise, with the same reason
-tried() {
-	local want=$1 regex=$2 what=$3
-	shift 3
-	run "$ntfsmap" table --concise t "$@"
-	is "$status" "$want" "$what: exit $want"
-	like "$err" "$regex" '  says why'
-	like "$out" '^refused: ' '  spoils the table'
-	run "$ntfsmap" check "$@"
-	is "$status" "$want" '  check agrees' || diag "$out$err"
-}
-json() {
-	perl -MJSON::PP -e 'local $/; my $j = decode_json(<STDIN>); print eval "\$j->$ARGV[0]" // "null"' "$1"
-}
-
 head -c 3145728 /dev/urandom >"$d/base.img"
 create mid.qcow2 -f qcow2 -b base.img -F raw 4M
 fill mid.qcow2 'write -P 1 1M 200k' 'write -z 2M 128k' 'write -c -P 2 3M 64k'
@@ -64,8 +43,8 @@ on_ntfs() {
 	put mid.qcow2 /dir/mid.qcow2
 	put old.qcow /dir/old.qcow
 	put top.qcow2 /dir/top.qcow2
-	reads mid.qcow2 "$img:/dir/mid.qcow2" 'a qcow2 on a raw image, in another case'
-	reads top.qcow2 "$img:/dir/top.qcow2" 'a chain of four, in three formats'
+	cat_reads mid.qcow2 "$img:/dir/mid.qcow2" 'a qcow2 on a raw image, in another case'
+	cat_reads top.qcow2 "$img:/dir/top.qcow2" 'a chain of four, in three formats'
 	exits 2 'plain table refuses' "$ntfsmap" "$img:/dir/top.qcow2"
 	run "$ntfsmap" table -q --concise t "$img:/dir/top.qcow2"
 	tr ';' '\n' <"$T/out" >"$T/devices"
@@ -106,8 +85,8 @@ names() {
 	truncate -s 1M "$d/fake.img"
 	create onfake.qcow2 -f qcow2 -b fake.img -F raw 1M
 	fill onfake.qcow2 'write -P 9 512k 64k'
-	reads onfake.qcow2 "$d/onfake.qcow2" 'a raw parent that looks like a qcow2 is raw, if the child says so'
-	reads onfake.qcow2 "$d/onfake.qcow2" '  also when --parent names it' --parent "$d/fake.img"
+	cat_reads onfake.qcow2 "$d/onfake.qcow2" 'a raw parent that looks like a qcow2 is raw, if the child says so'
+	cat_reads onfake.qcow2 "$d/onfake.qcow2" '  also when --parent names it' --parent "$d/fake.img"
 }
 
 # qemu reads the bytes that do not fill a sector, and a device cannot have them.
@@ -117,7 +96,7 @@ tails() {
 	tried 2 'last 164 bytes of its parent .*tail.img do not fill a sector.*truncate -s %512' 'a raw parent with a tail' "$d/ontail.qcow2"
 	truncate -s %512 "$d/tail.img"
 	qemu-img convert -O raw "$d/ontail.qcow2" "$d/ontail.qcow2.raw"
-	reads ontail.qcow2 "$d/ontail.qcow2" '  and when it was made longer'
+	cat_reads ontail.qcow2 "$d/ontail.qcow2" '  and when it was made longer'
 	head -c 1000100 "$d/base.img" >"$d/tail.img"
 	create under.qcow2 -f qcow2 -b tail.img -F raw 999936
 	exits 0 '  an image that does not reach as far' "$ntfsmap" table -q --concise t "$d/under.qcow2"
@@ -127,7 +106,7 @@ data_files() {
 	create data.qcow2 -f qcow2 -o data_file=data.img,data_file_raw=on 4M
 	fill data.qcow2 'write -P 5 1M 1M'
 	cp --sparse=never "$d/data.img" "$d/x" && mv "$d/x" "$d/data.img"
-	reads data.qcow2 "$d/data.qcow2" 'an image with a data file'
+	cat_reads data.qcow2 "$d/data.qcow2" 'an image with a data file'
 	exec 5<"$d/data.img"
 	flock -s 5
 	tried 5 'data.img: another program .* has the file' '  a data file that somebody has locked' "$d/data.qcow2"
@@ -140,7 +119,7 @@ data_files() {
 	is "$status" 0 '  info'
 	like "$out" 'data file: +not found: ' '  says so'
 	put data.img /dir/data.img
-	reads data.qcow2 "$img:/dir/data.qcow2" '  and when it is'
+	cat_reads data.qcow2 "$img:/dir/data.qcow2" '  and when it is'
 	run "$ntfsmap" table -q --concise t "$img:/dir/data.qcow2"
 	is "$(tr ';' '\n' <"$T/out" | cut -d, -f1,4 | xargs)" 't-data,rw t,rw' '  table --concise: it comes first'
 	like "$out" '^t-data,NTFSMAP-DATA-RAW-.*;t,NTFSMAP-QCOW2-.* data /dev/mapper/t-data ' '  and the image names it'
@@ -321,10 +300,10 @@ snapshots() {
 	cp "$d/snap.qcow2.raw" "$d/1.raw" # that is the name of the second
 	qemu-img snapshot -c 1 "$d/snap.qcow2"
 	fill snap.qcow2 'write -P 3 1M 1M'
-	reads snap.qcow2 "$d/snap.qcow2" 'an image with snapshots'
-	reads one "$d/snap.qcow2" '  the first by its name' --snapshot=one
-	reads one "$d/snap.qcow2" '  and by its id, which comes before a name' --snapshot=1
-	reads 1 "$d/snap.qcow2" '  the second by its id' --snapshot=2
+	cat_reads snap.qcow2 "$d/snap.qcow2" 'an image with snapshots'
+	cat_reads one "$d/snap.qcow2" '  the first by its name' --snapshot=one
+	cat_reads one "$d/snap.qcow2" '  and by its id, which comes before a name' --snapshot=1
+	cat_reads 1 "$d/snap.qcow2" '  the second by its id' --snapshot=2
 	run "$ntfsmap" table -q --concise t --snapshot=one "$d/snap.qcow2"
 	like "$out" '^t,[^,]*,,ro,0 8192 vdisk qcow2 3 read_only snapshot 1 1 ' '  the table has the id'
 	exits 1 '  a plain table' "$ntfsmap" --snapshot=one "$d/snap.qcow2"
@@ -356,7 +335,7 @@ marks() {
 		printf "\\x$bit" | dd of="$d/marked.qcow2" bs=1 seek=79 conv=notrunc status=none
 		tried 6 'ntfsmap check --repair .*marked.qcow2.*--readonly' "incompatible feature bit $((bit - 1))" "$d/marked.qcow2"
 		exits 0 '  --readonly' "$ntfsmap" table -q --concise t --readonly "$d/marked.qcow2"
-		reads snap.qcow2 "$d/marked.qcow2" '  reads it'
+		cat_reads snap.qcow2 "$d/marked.qcow2" '  reads it'
 		like "$("$ntfsmap" info "$d/marked.qcow2")" 'marked: +(dirty|corrupt)' '  info'
 	done
 	create bitmaps.qcow2 -f qcow2 4M
@@ -382,7 +361,7 @@ statics() {
 	qemu-io -c 'write -P 6 0 1M' "$d/cut.qcow2" >/dev/null
 	truncate -s $(($(stat -c %s "$d/cut.qcow2") - 5120)) "$d/cut.qcow2"
 	fill cut.qcow2 'read 0 1M'
-	reads cut.qcow2 "$d/cut.qcow2" 'an image that was cut off inside its last cluster'
+	cat_reads cut.qcow2 "$d/cut.qcow2" 'an image that was cut off inside its last cluster'
 	run "$ntfsmap" table -q --static --concise t "$d/cut.qcow2"
 	like "$out" ',2038 10 zero$' '  --static has zeros there'
 }

@@ -118,7 +118,16 @@ wrong_devices() {
 	refuses "a snapshot of a qcow" "'snapshot': this format" "qcow 2 snapshot 1 $e"
 	fails "a data device that is not needed" 'keeps all in one file' plain data /dev/vdc read_only
 	fails "a parent that is not needed" 'the image has none' plain parent /dev/vdb
+	refuses "an image on a read-only device" 'is read-only: it needs' "qcow2 0 1 /dev/vdb 1 0:0+2048"
+	refuses "a read-only data device" 'is read-only: it needs' "qcow2 2 data /dev/vdb $e"
 	rm "$share"/{data,onraw}.features
+	dmsetup create short --table '0 4096 linear /dev/vdc 0' && dmsetup mknodes
+	fails "a data device that is too short" 'is too short for the data' data data /dev/mapper/short
+	create v data data /dev/mapper/short read_only
+	ok "  read-only: zeros past its end" eval \
+		'cmp /dev/mapper/v <(head -c 2M $share/data.model; head -c $(($(stat -c %s $share/data.model) - 2097152)) /dev/zero)'
+	remove v
+	remove short
 	fails "a data device that is missing" "needs feature 'data'" data
 	fails "a parent that is missing" "needs feature 'parent'" onraw
 }
@@ -137,6 +146,61 @@ full() {
 	ok "  write elsewhere" dd if=/dev/urandom of=/dev/mapper/v bs=64k seek=100 count=8 oflag=direct status=none
 	is "$(field v 1)" rw "  mode rw"
 	ok "  read for later" eval 'cat /dev/mapper/v >$share/tight.end'
+	remove v
+}
+
+# Writers that wait for places to be given up do not wait for readers of the parent.
+hanging_parent() {
+	local readers=()
+	dmsetup create -r slow --table "0 $(blockdev --getsz /dev/vdb) linear /dev/vdb 0" && dmsetup mknodes
+	create v slow
+	run dd if=/dev/zero of=/dev/mapper/v bs=64k count=64 oflag=direct
+	like "$err" 'No space left' "an image over a parent, its room taken"
+	udevadm settle
+	dmsetup suspend --noflush --nolockfs slow
+	dd if=/dev/mapper/v of=/tmp/read1 bs=64k skip=80 count=1 iflag=direct status=none &
+	readers+=($!)
+	sleep 0.5
+	dmsetup message v 0 drop_cache
+	dd if=/dev/mapper/v of=/tmp/read2 bs=64k skip=81 count=1 iflag=direct status=none &
+	readers+=($!)
+	sleep 0.5
+	ok "  while the parent hangs: discard" within 30 blkdiscard -l 1M /dev/mapper/v
+	ok "  flush" within 30 dmsetup message v 0 flush
+	ok "  write elsewhere" within 30 dd if=/dev/zero of=/dev/mapper/v bs=64k seek=100 count=8 oflag=direct status=none
+	ok "  readers wait" kill -0 "${readers[@]}"
+	dmsetup resume slow
+	ok "  and go on" wait "${readers[0]}"
+	ok "  both" wait "${readers[1]}"
+	ok "  with the parent's bytes" cmp <(cat /tmp/read1 /tmp/read2) <(dd if=/dev/vdb bs=64k skip=80 count=2 status=none)
+	remove v
+	remove slow
+}
+
+# Prints how much less memory there is meanwhile, at the worst, in MiB. The command goes to the background.
+memory_of() {
+	local before least now
+	available() { awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo; }
+	before=$(available) least=$before
+	"$@" &
+	while kill -0 $! 2>/dev/null; do
+		now=$(available)
+		[ "$now" -ge "$least" ] || least=$now
+		sleep 0.05
+	done
+	wait $! || return
+	echo $((before - least))
+}
+
+# A disk of 262144 clusters in one request.
+wide() {
+	local how
+	dmsetup create v --table "0 2097152 vdisk qcow2 0 1 /dev/vde 1 0:0+$(blockdev --getsz /dev/vde)" && dmsetup mknodes
+	for how in -z -f; do
+		run memory_of blkdiscard $how /dev/mapper/v
+		is "$status" 0 "blkdiscard $how: all of a wide disk" || diag "$err"
+		ok "  takes little memory: $out MiB" test "$out" -lt 64
+	done
 	remove v
 }
 
@@ -163,6 +227,10 @@ damage() {
 	is "$(field v 1)" needs_check "  mode needs_check"
 	ok "  the rest can be read" eval 'head -c 327680 /dev/mapper/v | cmp - <(head -c 327680 $share/plain.model)'
 	ok "  flush" dmsetup message v 0 flush
+	ok "  suspended and resumed" eval 'dmsetup suspend v && dmsetup resume v'
+	is "$(field v 1)" needs_check "  mode needs_check"
+	ok "  what has its place can be written" eval 'tr "\0" "\11" </dev/zero |
+		dd of=/dev/mapper/v bs=64k seek=6 count=1 iflag=fullblock oflag=direct status=none'
 	remove v
 	for name in $(cat "$share/broken"); do
 		create v "$name"
@@ -178,6 +246,8 @@ if in_machine; then
 	snapshots
 	writes
 	full
+	hanging_parent
+	wide
 	storm
 	damage
 	wrong_devices
@@ -343,6 +413,10 @@ make_writers() {
 	qemu-img create -q -f qcow2 "$T/tight.qcow2" "$size"
 	cp "$T/contents" "$share/tight.model"
 	lay tight "$sectors" 3 $((2 << 20)) qcow2
+	overlay slow contents.raw
+	echo parent /dev/mapper/slow >"$share/slow.features"
+	lay slow "$sectors" 3 $((2 << 20)) qcow2
+	qemu-img create -q -f qcow2 -o cluster_size=4k,preallocation=metadata "$T/wide.qcow2" 1G
 }
 
 # be64 FILE OFFSET
@@ -354,6 +428,7 @@ be64() {
 make_damage() {
 	local l1 l2 name
 	image bad
+	change bad 'write -P 8 384k 64k'
 	l1=$(be64 "$T/bad.qcow2" 40)
 	l2=$(($(be64 "$T/bad.qcow2" "$l1") & 0x00fffffffffffe00))
 	echo $((l2 + 5 * 8)) >"$share/bad.entry"
@@ -386,7 +461,8 @@ echo "${readers[*]}" >"$share/readers"
 echo "${writers[*]}" >"$share/writers"
 before=$(outside)
 
-guest_tests -t 1500 -m 2048 -d "$disk" -d "$T/contents.raw,ro" -d "$T/data.raw" -d "$T/wdata.raw" -s "$share"
+guest_tests -t 1500 -m 2048 -d "$disk" -d "$T/contents.raw,ro" -d "$T/data.raw" -d "$T/wdata.raw" \
+	-d "$T/wide.qcow2" -s "$share"
 
 is "$(outside)" "$before" "every byte outside the images is unchanged"
 for image in "${writers[@]}" storm tight; do
@@ -403,6 +479,11 @@ for image in wshared storm; do
 	ok "$image: the snapshot is what it was" eval \
 		'qemu-img convert -l before -O raw "$T/$image.after" "$T/out" && cmp "$T/out" "$share/$image.model"'
 done
+run qemu-img check "$T/wide.qcow2"
+is "$status" 0 "the wide disk: qemu-img finds no error and no leak" || diag "$out$err"
+is "$(qemu-img map --output=json "$T/wide.qcow2" | grep -c '"data": true')" 0 "  nothing is left on it"
 back bad
+ok "in the damaged image a place was written to after the suspend" eval \
+	'qemu-io -r -c "read -P 9 384k 64k" "$T/bad.after" >/dev/null'
 is "$(od -An -tu1 -j 79 -N 1 "$T/bad.after" | tr -d ' ')" 2 "the damaged image is marked as corrupt"
 done_testing

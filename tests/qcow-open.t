@@ -5,29 +5,16 @@
 . "$(dirname "$0")/lib/tap.sh"
 # shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
+# shellcheck source=lib/images.sh
+. "$top/tests/lib/images.sh"
 need mkntfs dmsetup perl qemu-img qemu-io mkfs.ext4 ntfscat e2fsck debugfs
 d=/mnt/share
-
-json() {
-	perl -MJSON::PP -e 'local $/; my $j = decode_json(<STDIN>); print eval "\$j->$ARGV[0]" // "null"' "$1"
-}
-
-# reads DEVICE NAME WHAT
-reads() {
-	cmp -s "$d/$2.raw" <(read_direct "/dev/mapper/$1")
-	result $? "$3"
-}
-
-devices() {
-	udevadm settle 2>/dev/null
-	dmsetup ls | awk '/^[^N]/ { print $1 }' | sort | xargs
-}
 
 # Compressed clusters, zero clusters and what has no place are all in it.
 plain() {
 	exits 0 'open a qcow2' ntfsmap open /dev/vda:/plain.qcow2 q
 	like "$err" 'have a place in the file, and there is room for [0-9.]+ MiB more' '  says how much room is left'
-	reads q plain '  its contents are right'
+	device_reads q plain '  its contents are right'
 	like "$(dmsetup table q)" '^0 65536 vdisk qcow2 ' '  by one line of the target'
 	like "$(ntfsmap list)" 'q +/dev/vda:/plain.qcow2 +qcow2 +rw +32.0 MiB +[0-9.]+ MiB +0' '  list, with the room'
 	is "$(ntfsmap status --json q | json '{mode}')" rw '  status: mode'
@@ -39,13 +26,13 @@ plain() {
 	exits 2 '  a second writer is refused' ntfsmap open /dev/vda:/plain.qcow2 e
 	exits 0 '  close' ntfsmap close q
 	exits 0 'open a qcow (version 1)' ntfsmap open -q /dev/vda:/one.qcow q
-	reads q one '  its contents are right'
+	device_reads q one '  its contents are right'
 	is "$(ntfsmap status --json q | json '{format}')" qcow '  status: format'
 	ntfsmap close q
 	exits 6 'an image that is marked dirty' ntfsmap open /dev/vda:/dirty.qcow2 q
 	like "$err" 'ntfsmap check --repair .*--readonly' '  says what to do'
 	exits 0 '  --readonly' ntfsmap open --readonly /dev/vda:/dirty.qcow2 q
-	reads q plain '  reads it'
+	device_reads q plain '  reads it'
 	is "$(ntfsmap status --json q | json '{mode}')" ro '  mode ro'
 	ntfsmap close q
 	exits 0 'an image with bitmaps' ntfsmap open /dev/vda:/bitmaps.qcow2 q
@@ -76,7 +63,7 @@ writes() {
 chain() {
 	local name
 	exits 0 'open a chain: qcow2 on qcow on VHD' ntfsmap open /dev/vda:/top.qcow2 q
-	reads q top '  its contents are right'
+	device_reads q top '  its contents are right'
 	is "$(devices)" 'q q-base1 q-base2' '  with a device for each parent'
 	is "$(dmsetup table q-base1 | cut -d' ' -f4)$(dmsetup table q-base2 | cut -d' ' -f4)" qcowvhd '  of their formats'
 	is "$(blockdev --getro /dev/mapper/q /dev/mapper/q-base1 /dev/mapper/q-base2 | xargs)" '0 1 1' '  read-only'
@@ -94,7 +81,7 @@ chain() {
 	dmsetup remove e
 	exits 0 '  close' ntfsmap close q
 	exits 0 'open a qcow2 on a raw image' ntfsmap open -q /dev/vda:/onraw.qcow2 q
-	reads q onraw '  its contents are right'
+	device_reads q onraw '  its contents are right'
 	is "$(dmsetup table q-base1 | awk '{ print $3 }' | sort -u)" linear '  whose base is linear'
 	ntfsmap close q
 	is "$(devices)" '' '  nothing is left'
@@ -105,7 +92,7 @@ chain() {
 	ntfsmap close q
 	blockdev --setrw /dev/vda
 	exits 0 'table --concise' bash -c 'set -o pipefail; ntfsmap table -q --concise q /dev/vda:/top.qcow2 | dmsetup create --concise'
-	reads q top '  makes the same'
+	device_reads q top '  makes the same'
 	exits 0 '  verify' ntfsmap verify q
 	ntfsmap close q
 	is "$(devices)" '' '  and goes as well'
@@ -113,7 +100,7 @@ chain() {
 
 data_file() {
 	exits 0 'open an image with a data file' ntfsmap open /dev/vda:/data.qcow2 q
-	reads q data '  its contents are right'
+	device_reads q data '  its contents are right'
 	is "$(devices)" 'q q-data' '  with a device for it'
 	is "$(blockdev --getro /dev/mapper/q-data)" 0 '  which can be written'
 	like "$(ntfsmap list)" 'q-data +/dev/vda:/data.raw +raw +rw .* 1  data file, used by /dev/mapper/q' '  list'
@@ -138,7 +125,7 @@ data_file() {
 	is "$(blockdev --getro /dev/mapper/q /dev/mapper/q-data | xargs)" '1 1' '  both are read-only'
 	ntfsmap close q
 	exits 0 'as a parent' ntfsmap open -q /dev/vda:/ondata.qcow2 q
-	reads q ondata '  the contents are right'
+	device_reads q ondata '  the contents are right'
 	is "$(devices)" 'q q-base1 q-base1-data' '  with its device'
 	is "$(blockdev --getro /dev/mapper/q-base1-data)" 1 '  read-only'
 	exits 0 '  a second child' ntfsmap open /dev/vda:/ondata2.qcow2 e
@@ -146,11 +133,11 @@ data_file() {
 	is "$(devices)" 'e q q-base1 q-base1-data' '  and the base'
 	exits 2 '  it cannot be opened for writing' ntfsmap open --test /dev/vda:/data.raw r
 	exits 0 '  close the first' ntfsmap close q
-	reads e ondata '  the second reads on'
+	device_reads e ondata '  the second reads on'
 	ntfsmap close e
 	is "$(devices)" '' '  all go with the last'
 	exits 0 'table --concise' bash -c 'set -o pipefail; ntfsmap table -q --concise q /dev/vda:/ondata.qcow2 | dmsetup create --concise'
-	reads q ondata '  makes the same'
+	device_reads q ondata '  makes the same'
 	exec 5</dev/mapper/q
 	exits 0 'close --deferred' ntfsmap close --deferred q
 	exec 5<&-
@@ -165,20 +152,20 @@ data_file() {
 
 snapshots() {
 	exits 0 'open --snapshot=ID' ntfsmap open -q --snapshot=1 /dev/vda:/snap.qcow2 q
-	reads q snap1 '  reads the first'
+	device_reads q snap1 '  reads the first'
 	is "$(blockdev --getro /dev/mapper/q)$(ntfsmap status --json q | json '{mode}')" 1ro '  is read-only'
 	is "$(ntfsmap status --json q | json '{snapshot}')" 1 '  status knows it'
 	exits 0 '  verify' ntfsmap verify q
 	exits 0 '  reload' ntfsmap reload q
 	ntfsmap close q
 	exits 0 'open --snapshot=NAME' ntfsmap open -q --snapshot='the second' /dev/vda:/snap.qcow2 q
-	reads q snap2 '  reads the second, of another size'
+	device_reads q snap2 '  reads the second, of another size'
 	ntfsmap close q
 	exits 0 'open what it is now' ntfsmap open -q /dev/vda:/snap.qcow2 q
-	reads q snap '  reads that'
+	device_reads q snap '  reads that'
 	ntfsmap close q
 	exits 0 'open --static --snapshot' ntfsmap open -q --static --snapshot=1 /dev/vda:/snap.qcow2 q
-	reads q snap1 '  reads the first'
+	device_reads q snap1 '  reads the first'
 	like "$(ntfsmap list)" 'q +/dev/vda:/snap.qcow2 +qcow2 +ro' '  list'
 	exits 2 '  verify cannot know which it was' ntfsmap verify q
 	like "$err" 'from a snapshot' '  says so'
@@ -189,7 +176,7 @@ static_devices() {
 	local name
 	for name in top data ondata onraw snap; do
 		exits 0 "open --static $name.qcow2" ntfsmap open -q --static "/dev/vda:/$name.qcow2" q
-		reads q "$name" '  its contents are right'
+		device_reads q "$name" '  its contents are right'
 		is "$(dmsetup table q | awk '{ print $3 }' | sort -u | tr -d '\n' | sed 's/zero//')$(blockdev --getro /dev/mapper/q)" linear1 \
 			'  stock targets, read-only'
 		exits 0 '  verify' ntfsmap verify q

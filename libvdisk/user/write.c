@@ -269,7 +269,8 @@ static bool is_writable(const struct vdisk *vd)
 
 	if (!vd->io.write || !vd->io.flush || vd->readonly)
 		return false;
-	return !vd->info.needs_data || (h->data.write && h->data.flush);
+	return !vd->info.needs_data ||
+	       (h->data.write && h->data.flush && h->data.size >= vd->info.virtual_size);
 }
 
 static int write_range(struct vdisk *vd, enum vdisk_req_op op, const void *buf, uint64_t len,

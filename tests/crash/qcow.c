@@ -19,7 +19,7 @@ static void some_features(struct qcow_recipe *r)
 	r->data_file = random_below(5) == 0;
 	r->extended = random_below(4) == 0;
 	if (r->extended)
-		r->cluster_bits = 14;
+		r->cluster_bits = 14 + (u32)random_below(3); /* subclusters of 1, 2 or 4 sectors */
 	if (r->data_file && !r->extended && !r->parent_sectors)
 		r->data_raw = random_below(2);
 	if (r->data_file)
