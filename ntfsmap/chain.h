@@ -25,8 +25,8 @@ struct chain_sources {
  */
 int chain_open(struct image *img, const struct chain_sources *given);
 
-/* DAMAGED where two files of an open chain have the same sectors of a volume: who writes one of them
- * destroys the other. */
+/* DAMAGED where two files of an open chain have the same sectors of a volume: who writes one of
+ * them destroys the other. */
 int chain_check_places(const struct image *root);
 
 /* The same as chain_open() by what the open device d, which maps img, has for parents now. */

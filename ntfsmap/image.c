@@ -298,9 +298,9 @@ static unsigned int count_snapshots(struct vdisk *vd, bool by_name, const char *
 }
 
 /*
- * A table calls it by its id, as names may be anything. The library has found it, by its id and then
- * by its name; here is found which one that was. Never may the table say nothing, which would be
- * the disk itself, or mean another one.
+ * A table calls it by its id, as names may be anything. The library has found it, by its id and
+ * then by its name; here is found which one that was. Never may the table say nothing, which would
+ * be the disk itself, or mean another one.
  */
 static int learn_snapshot(struct image *img, const char *name)
 {
