@@ -230,7 +230,7 @@ other_kinds() {
 
 other_formats() {
 	local format size
-	for format in qcow qcow2 vhdx vmdk vdi qed parallels; do
+	for format in vhdx vmdk vdi qed parallels; do
 		if ! qemu-img create -q -f "$format" x.img 4M 2>"$T/err"; then
 			result 0 "$format # SKIP qemu-img cannot make it"
 			continue
