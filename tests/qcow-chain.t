@@ -138,7 +138,7 @@ data_files() {
 	tried 2 'short.img has 1048576 bytes, less than the disk.s 4194304.*truncate -s 4194304.*--readonly' \
 		'a data file that could not take all writes' "$d/short-data.qcow2"
 	exits 0 '  --readonly' "$ntfsmap" table -q --concise t --readonly "$d/short-data.qcow2"
-	reads short-data.qcow2 "$d/short-data.qcow2" '  reads it'
+	cat_reads short-data.qcow2 "$d/short-data.qcow2" '  reads it'
 	truncate -s 4M "$d/short.img"
 	exits 0 '  and when it is longer' "$ntfsmap" table -q --concise t "$d/short-data.qcow2"
 	create self.qcow2 -f qcow2 -o data_file=other.img 4M
@@ -168,19 +168,19 @@ far_data() {
 	mkfifo "$d/x."
 	tried 2 'x\., which is no regular file' '  a pipe' "$d/box/i.qcow2"
 	exits 0 '  --data names another' "$ntfsmap" table -q --concise t --data "$d/far.img" "$d/box/i.qcow2"
-	reads far.qcow2 "$d/box/i.qcow2" '  and reads it' --data "$d/far.img"
+	cat_reads far.qcow2 "$d/box/i.qcow2" '  and reads it' --data "$d/far.img"
 	exits 1 '  of an image that has none' "$ntfsmap" cat --data "$d/far.img" "$d/base.img"
 	like "$err" '--data is for images that have one' '  says so'
 	ln -sf in/far.img "$d/box/a.img"
 	name_data a.img
-	reads far.qcow2 "$d/box/i.qcow2" 'a plain data file below the folder of its image'
+	cat_reads far.qcow2 "$d/box/i.qcow2" 'a plain data file below the folder of its image'
 	name_data ../far.
 	f mkdir /box
 	(cd "$d/box" && f file /box/i.qcow2 "$(stat -c %s i.qcow2)" fill=stdin <i.qcow2)
 	put far.img /far.
 	tried 2 'names the data file /far\., which would be written and is not in its folder.*--data' 'on NTFS, in another folder' "$img:/box/i.qcow2"
 	exits 0 '  --readonly' "$ntfsmap" table -q --concise t --readonly "$img:/box/i.qcow2"
-	reads far.qcow2 "$img:/box/i.qcow2" '  reads it'
+	cat_reads far.qcow2 "$img:/box/i.qcow2" '  reads it'
 	run "$ntfsmap" table -q --concise t --data "$img:/far." "$img:/box/i.qcow2"
 	is "$status" 0 '  --data'
 	is "$(tr ';' '\n' <"$T/out" | cut -d, -f1,4 | xargs)" 't-data,rw t,rw' '  takes it for writing'
@@ -198,7 +198,7 @@ far_parent() {
 	fill up.qcow2 'write -P 7 1M 64k'
 	mkdir "$d/down" && cp "$d/up.qcow2" "$d/down/up.qcow2"
 	qemu-img rebase -u -F raw -b ../base.img "$d/down/up.qcow2"
-	reads up.qcow2 "$d/down/up.qcow2" 'a backing file in the folder above'
+	cat_reads up.qcow2 "$d/down/up.qcow2" 'a backing file in the folder above'
 	qemu-img rebase -u -F raw -b ../../../../../../../../../../dev/null "$d/down/up.qcow2"
 	tried 2 'dev/null, which is no regular file' '  a device' "$d/down/up.qcow2"
 	qemu-img rebase -u -F raw -b ../../../../../../../../../../proc/version "$d/down/up.qcow2"
@@ -272,10 +272,10 @@ odd_snapshots() {
 	truncate -s %512 "$d/odd.qcow2"
 	run "$ntfsmap" table -q --concise t --snapshot=$'tab\tname' "$d/odd.qcow2"
 	like "$out" ' read_only snapshot 1 1 ' 'a snapshot with a tab in its name: the table has its id'
-	reads tab "$d/odd.qcow2" '  contents' --snapshot=$'tab\tname'
+	cat_reads tab "$d/odd.qcow2" '  contents' --snapshot=$'tab\tname'
 	run "$ntfsmap" table -q --concise t --snapshot="$long" "$d/odd.qcow2"
 	like "$out" ' read_only snapshot 2 1 ' 'a snapshot with a name of 255 bytes: the table has its id'
-	reads long "$d/odd.qcow2" '  contents' --snapshot="$long"
+	cat_reads long "$d/odd.qcow2" '  contents' --snapshot="$long"
 	cp "$d/odd.qcow2" "$d/sound.qcow2"
 	for name in $'\t' ' ' '\' 2; do
 		odd_id "s/1(?=tab\\tname)/chr(${name:+$(printf %d "'$name")})/e"

@@ -474,7 +474,8 @@ static void test_map(void)
 	     "version 1, compressed");
 }
 
-/* The file ends inside of the last cluster: what is past that has no place. */
+/* The file ends inside of the last cluster: what is past that has no place, and the rest is moved when
+ * it is written to. */
 static void test_map_end(void)
 {
 	struct image f = qcow2(3);
@@ -486,7 +487,7 @@ static void test_map_end(void)
 	put(&f, 1024, 8, 3072 | COPIED);
 	put(&f, 3072, 8, 4096 | COPIED);
 	f.size = 4096 + 512;
-	maps(f, 0, 1024, answer(VDISK_DATA, 4096, 512, VDISK_NOWHERE), "half a cluster");
+	maps(f, 0, 1024, answer(VDISK_SHARED, 4096, 512, VDISK_NOWHERE), "half a cluster");
 	maps(f, 512, 512, answer(VDISK_ZERO, 0, 512, VDISK_NOWHERE), "which ends in zeros");
 	f.size = 4096 + 700;
 	maps(f, 512, 512, answer(VDISK_SHARED, 4608, 512, VDISK_NOWHERE),
