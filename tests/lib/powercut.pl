@@ -3,8 +3,9 @@
 # What power cuts leave of an image, from the log of dm-log-writes below a device and the history of blkhammer on it.
 #
 #   powercut.pl FOLDER NAME SEED NTFSMAP
-#     FOLDER/NAME.disk      the disk before, NAME.extents and NAME.size where the image lies on it
+#     FOLDER/NAME.disk      the disk before, NAME.extents and NAME.size where the image lies on it, and its format
 #     FOLDER/NAME.model     what the image reads as before; parent.model the same of its parent, if it has one
+#     FOLDER/parent.raw     for a qcow2: the parent, by the name that it has in the image
 #     FOLDER/NAME.log       the log, NAME.history the history
 #
 # Nothing may be written outside the image. dm-log-writes logs a write when a flush begins behind its end, and a FUA write when it has ended. So when the power
@@ -16,14 +17,15 @@ use warnings;
 no warnings 'portable'; # perl has 64 bits here
 use File::Basename qw(dirname);
 require(dirname(__FILE__) . '/makevhd.pl');
+require(dirname(__FILE__) . '/qcowcut.pl');
 
 use constant { SECTOR => 512, CHUNK => 16 };
 use constant { FLUSH => 1, FUA => 2, MARK => 8 }; # of the log's entries
 use constant ZEROS => "\0" x SECTOR;
 
 my ($folder, $name, $seed, $ntfsmap) = @ARGV;
-my $image = "$folder/cut.vhd";
 my (@extents, $file_bytes, $size);
+my ($format, $image);  # of the image; where others find what a power cut left
 my ($base, $below);    # what the disk read as before; what the parent's reads as
 my (@ops, @zeros);     # [thread][operation] = [kind, first, count]; of each sector, the operations that zeroed it
 my (@floor, @owner);   # of each sector: the operation that is durable, whose it is
@@ -177,6 +179,23 @@ sub look {
 	$seen = $reads;
 }
 
+# What qemu-img reads, with more arguments
+sub theirs {
+	my $type = $format eq 'vhd' ? 'vpc' : $format;
+	system('qemu-img', 'convert', '-f', $type, @_, '-O', 'raw', $image, "$folder/cut.raw") == 0 or
+		found('qemu-img refuses');
+	return slurp("$folder/cut.raw");
+}
+
+# No errors, but there may be leaks; and the snapshot holds what the disk held before.
+sub ask_about_qcow2 {
+	my ($file) = @_;
+	my $said = `qemu-img check -f qcow2 '$image' 2>&1`;
+	my $status = $? >> 8;
+	found("qemu-img check: $said") if $status != 0 && $status != 3;
+	found('the snapshot has changed') if qcowcut::snapshots($file) && theirs('-l', 'snapshot.name=before') ne $base;
+}
+
 # Other programs' opinion.
 sub ask {
 	my ($file, $reads) = @_;
@@ -190,12 +209,21 @@ sub ask {
 	open my $cat, '-|:raw', $ntfsmap, 'cat', $image or die "ntfsmap: $!\n";
 	my $ours = do { local $/; <$cat> // '' };
 	found('ntfsmap cat reads something else') if !close $cat || $ours ne $reads;
-	return if defined $below;
-	system('qemu-img', 'convert', '-f', 'vpc', '-O', 'raw', $image, "$folder/cut.raw") == 0 or found('qemu-img refuses');
-	found('qemu-img reads something else') if slurp("$folder/cut.raw") ne $reads;
+	ask_about_qcow2($file) if $format eq 'qcow2';
+	return if $format eq 'vhd' && defined $below; # qemu does not know its parents
+	found('qemu-img reads something else') if theirs() ne $reads;
 }
 
 # ---- cutting ----
+
+# What is left, read by nobody's library; and the refcounts.
+sub contents_of {
+	my ($file) = @_;
+	return makevhd::contents($file, $size, $below) if $format eq 'vhd';
+	my $fault = eval { qcowcut::fault($file) } // $@;
+	found($fault) if $fault ne '';
+	return qcowcut::contents($file, $size, $below);
+}
 
 sub cut {
 	my ($file, $writes, $chosen, $torn, $fua, $begun) = @_;
@@ -204,7 +232,7 @@ sub cut {
 	for my $n (grep $chosen->[$_], 0 .. $#$writes) {
 		apply(\$left, $writes->[$n], $fua, $torn);
 	}
-	my $reads = makevhd::contents(\$left, $size, $below);
+	my $reads = contents_of(\$left);
 	look($reads, $begun);
 	ask(\$left, $reads);
 }
@@ -273,7 +301,8 @@ sub main {
 
 srand $seed;
 @extents = map { /:(\d+)\+(\d+)/ ? [$1, $2] : () } split ' ', slurp("$folder/$name.extents");
-(undef, $file_bytes) = split ' ', slurp("$folder/$name.size");
+(undef, $file_bytes, $format) = split ' ', slurp("$folder/$name.size");
+$image = "$folder/cut.$format";
 $base = slurp("$folder/$name.model");
 $size = length $base;
 $below = slurp("$folder/parent.model") if -e "$folder/parent.model";
