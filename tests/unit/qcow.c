@@ -474,8 +474,8 @@ static void test_map(void)
 	     "version 1, compressed");
 }
 
-/* The file ends inside of the last cluster: what is past that has no place, and the rest is moved when
- * it is written to. */
+/* The file ends inside of the last cluster: what is past that has no place, and the rest is moved
+ * when it is written to. */
 static void test_map_end(void)
 {
 	struct image f = qcow2(3);
