@@ -58,6 +58,7 @@ struct run {
 	struct vdisk_meta meta; /* its block's data are in entries */
 	struct meta_entry **entries;
 	u64 n_entries;
+	u64 forgotten; /* where the last region begins of which the cache had to forget all */
 	struct vdisk *vd;
 	struct vdisk_engine engine;
 	struct flight flights[FLIGHTS];

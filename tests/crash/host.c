@@ -83,6 +83,7 @@ static void unpin(struct vdisk_engine *engine, struct vdisk_block *block)
 static void forget(struct vdisk_engine *engine, u64 offset, u64 length)
 {
 	(void)engine;
+	run.forgotten = offset;
 	for (u64 at = offset; at < offset + length; at += run.meta.block) {
 		u64 i = at / run.meta.block;
 
@@ -213,6 +214,10 @@ static void start(struct vdisk_engine *engine, struct vdisk_action *a)
 	(void)engine;
 	if (a->kind == VDISK_ACT_DATA)
 		((struct op *)a->req)->started = true;
+	if (!a->guest && (a->kind == VDISK_ACT_ZERO || a->kind == VDISK_ACT_COPY) &&
+	    a->offset != run.forgotten)
+		fail("a new table at %#llx, and the cache was not told",
+		     (unsigned long long)a->offset);
 	if (!left_out(a) && a->kind == VDISK_ACT_FLUSH) {
 		f.flushing = true;
 		for (int i = 0; i < run.n_disks; i++)
