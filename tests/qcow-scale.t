@@ -329,15 +329,15 @@ before=$(outside)
 whole far $((64 << 31))
 whole "c$depth" $((disk_bytes / 512))
 
-# That the machine is short of memory and its host busy must not count as a stall of the kernel.
-guest_tests -n -t 900 -m "$memory" -k rcupdate.rcu_cpu_stall_timeout=300 -d "$disk" -d "$T/far.qcow2" -d "$T/c$depth.qcow2" -s "$share"
+# That the machine is short of memory and its host busy must not count as a stall of the kernel. Hung tasks do.
+guest_tests -n -t 900 -m "$memory" -k 'rcupdate.rcu_cpu_stall_timeout=300 nosoftlockup' -d "$disk" -d "$T/far.qcow2" -d "$T/c$depth.qcow2" -s "$share"
 
 rm "$share"/{far,c$depth}.extents
 is "$(outside)" "$before" "every byte outside the images is unchanged"
 check far "$T/far.qcow2"
-awk '{ print "read -P", $3, $2, 4096; print "read -P 0", $2 + 4096, 4096 }' "$share/far.places" |
+awk '{ print "read -P", $3, $2, 4096; printf "read -P 0 %.0f 4096\n", $2 + 4096 }' "$share/far.places" |
 	qemu-io -r -f qcow2 "$T/far.qcow2" >"$T/log" 2>&1
-is "$(grep -c 'read 4096/4096' "$T/log"):$(grep -c 'failed' "$T/log")" 600:0 \
+is "$(grep -c 'read 4096/4096' "$T/log"):$(grep -c 'failed' "$T/log")" "$((2 * $(wc -l <"$share/far.places"))):0" \
 	"far: qemu reads what was written, and zeros beside"
 ok "  and its last sector" eval 'qemu-io -r -f qcow2 -c "read -v $(((64 << 40) - 512)) 512" "$T/far.qcow2" |
 	grep -q "GNU\|LICENSE\|GENERAL"'
