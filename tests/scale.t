@@ -125,7 +125,7 @@ make_thousand || bail "cannot make a thousand images"
 qemu-img create -q -f vpc -o subformat=dynamic,force_size=on "$T/huge.vhd" 2040G || bail "cannot make 2040 GiB"
 # Sparse, as the disk of 2 TiB would not fit: the file's holes stay holes.
 "$lay" room "$T/huge.vhd" $((400 << 20))
-echo "$((2040 * gib)) $(stat -c %s "$T/huge.vhd")" >"$share/huge.size"
+echo "$((2040 * gib)) $(stat -c %s "$T/huge.vhd") vhd" >"$share/huge.size"
 echo "0:0+$(($(stat -c %s "$T/huge.vhd") / 512))" >"$share/huge.extents"
 
 guest_tests -n -t 900 -m 1536 -d "$T/thousand" -d "$T/huge.vhd" -s "$share"
