@@ -168,7 +168,7 @@ struct dmv_fetch {
 
 #define DMV_FETCH_BYTES	 4096 /* read ahead at most, if a block is not larger */
 #define DMV_FETCHES	 32
-#define DMV_ENGINE_BYTES (512 << 10)
+#define DMV_ENGINE_BYTES (128 << 10)
 #define DMV_RESERVE	 64  /* blocks of the cache that need no allocation */
 #define DMV_AT_ONCE	 256 /* bios, or steps of them, until others get their turn */
 
@@ -214,7 +214,7 @@ struct dmv_users {
 
 /* --- copy.c --- */
 
-#define DMV_COPIES     8
+#define DMV_COPIES     4
 #define DMV_COPY_BYTES (32 << 10) /* a piece: memory that is easy to get in one */
 
 struct dmv_copy {
