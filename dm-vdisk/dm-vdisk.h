@@ -403,8 +403,10 @@ int dmv_walks_open(struct dmv *d);
 void dmv_walks_close(struct dmv *d);
 /* The bio, of zeros or a discard, waits for its turn. */
 void dmv_walk(struct dmv *d, struct bio *bio);
-/* As far as there are free steps; true: it was enough for now, but there are more. */
-bool dmv_walk_on(struct dmv *d);
+/* As far as there are free steps, and not more than others can wait for. */
+void dmv_walk_on(struct dmv *d);
+/* Is there anything for dmv_walk_on()? */
+bool dmv_can_walk(struct dmv *d);
 /* A job of a step, without an action, has ended. */
 void dmv_step_passed(struct dmv_job *job);
 
@@ -423,11 +425,18 @@ static inline struct percpu_ref *dmv_hold(struct dmv *d)
 
 	if (!d->users.wanted)
 		return NULL;
-	do {
+	for (;;) {
 		/* Who joins the new group sees the tables as they were when it was opened. */
 		group = smp_load_acquire(&d->users.now);
-	} while (!percpu_ref_tryget_live(group));
-	return group;
+		if (!percpu_ref_tryget_live(group))
+			continue;
+		/* It may have been closed, and made ready for the next time, in between: then the
+		 * other one has been opened before (and nobody would wait for this one). */
+		smp_rmb();
+		if (likely(group == READ_ONCE(d->users.now)))
+			return group;
+		percpu_ref_put(group);
+	}
 }
 
 /* By who holds it, for another. */

@@ -377,9 +377,10 @@ static void do_work(struct work_struct *w)
 	take_events(d, &ev);
 	if (d->vd) {
 		more = handle_events(d, &ev);
+		dmv_walk_on(d);
 		/* In steps, so that others need not wait until it has ended. */
 		more |= vdisk_engine_search(&d->engine);
-		more |= dmv_walk_on(d);
+		more |= dmv_can_walk(d); /* on, as a step may have ended meanwhile */
 		dmv_start_actions(d);
 		show(d);
 		work = vdisk_engine_unsettled(&d->engine) && d->engine.mode != VDISK_MODE_FAIL;

@@ -103,29 +103,35 @@ void dmv_walk(struct dmv *d, struct bio *bio)
 	bio_list_add(&d->walks.waiting, bio);
 }
 
-bool dmv_walk_on(struct dmv *d)
+/* The first one has come to its end, or there is a step for it. */
+bool dmv_can_walk(struct dmv *d)
+{
+	struct bio *bio = bio_list_peek(&d->walks.waiting);
+
+	return bio && (d->walks.free || walk_of(bio)->at == walk_of(bio)->end);
+}
+
+void dmv_walk_on(struct dmv *d)
 {
 	struct dmv_walks *walks = &d->walks;
 	int budget = DMV_AT_ONCE;
 	struct dmv_step *s;
 	struct bio *bio;
 
-	while ((bio = bio_list_peek(&walks->waiting))) {
+	while (dmv_can_walk(d)) {
+		bio = bio_list_peek(&walks->waiting);
 		if (walk_of(bio)->at == walk_of(bio)->end) {
 			bio_list_pop(&walks->waiting);
 			leave(bio);
 			continue;
 		}
-		s = walks->free;
-		if (!s)
-			return false;
 		if (!budget--)
-			return true;
+			return;
+		s = walks->free;
 		walks->free = s->next;
 		begin_step(d, bio, s);
 		cond_resched();
 	}
-	return false;
 }
 
 /* On failure, and when the image is closed: dmv_walks_close(), which frees what there is. */

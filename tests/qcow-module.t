@@ -133,6 +133,26 @@ wrong_devices() {
 	fails "a parent that is missing" "needs feature 'parent'" onraw
 }
 
+# A request that needs a table, and finds nothing in the cache, when there is no other that would wake the worker.
+alone() {
+	local at=0 command
+	create v alone
+	for command in 'blkdiscard -z -l 4096' 'blkdiscard -z -l 512' 'dd if=/dev/zero bs=512 count=1 oflag=direct,seek_bytes'; do
+		at=$((at + 65536))
+		dmsetup suspend v && dmsetup resume v # no timer either, that a commit has left
+		dmsetup message v 0 drop_cache
+		case $command in
+		dd*) command+=" of=/dev/mapper/v seek=$at" ;;
+		*) command+=" -o $at /dev/mapper/v" ;;
+		esac
+		# shellcheck disable=SC2086 # words
+		ok "alone: $command" within 30 $command || bail "it hangs"
+		dd if=/dev/mapper/v iflag=direct,skip_bytes bs=512 skip=$at count=1 status=none | cmp -s - <(head -c 512 /dev/zero)
+		is "$?" 0 "  is zeros"
+	done
+	remove v
+}
+
 # Places that were given up are taken again: there is no other room.
 full() {
 	create v tight
@@ -248,6 +268,7 @@ if in_machine; then
 	reads
 	snapshots
 	writes
+	alone
 	full
 	hanging_parent
 	wide
@@ -416,6 +437,9 @@ make_writers() {
 	qemu-img create -q -f qcow2 "$T/tight.qcow2" "$size"
 	cp "$T/contents" "$share/tight.model"
 	lay tight "$sectors" 3 $((2 << 20)) qcow2
+	overlay alone contents.raw cluster_size=512
+	echo parent /dev/vdb >"$share/alone.features"
+	lay alone "$sectors" 3 $((2 << 20)) qcow2
 	overlay slow contents.raw
 	echo parent /dev/mapper/slow >"$share/slow.features"
 	lay slow "$sectors" 3 $((2 << 20)) qcow2
