@@ -10,9 +10,9 @@
 
 #include "blk.h"
 #include "chain.h"
+#include "facts.h"
 #include "holder.h"
 #include "layout.h"
-#include "safety.h"
 #include "sleep.h"
 
 /* FILE_ATTR_* and ATTR_IS_* of [MS-FSCC] 2.6 and of the attribute record. */
@@ -27,17 +27,11 @@
 #define TAG_CLOUD		   0x9000001a /* with any value in bits 12 to 15 */
 #define TAG_CLOUD_MASK		   0xffff0fff
 
-#define WORD_HIBERFILE	"hiberfile"
-#define WORD_CLOUD	"cloud"
-#define WORD_OFFLINE	"offline"
-#define WORD_READONLY	"readonly-file"
-#define WORD_VALID_DATA "valid-data-length"
+const char *const safety_words[] = { WORD_HIBERFILE,  WORD_CLOUD,	WORD_OFFLINE, WORD_READONLY,
+				     WORD_VALID_DATA, WORD_PENDING_LOG, NULL };
 
-const char *const safety_words[] = { WORD_HIBERFILE, WORD_CLOUD,      WORD_OFFLINE,
-				     WORD_READONLY,  WORD_VALID_DATA, NULL };
-
-static PRINTF(4, 5) struct fact *add(struct facts *facts, const char *name, enum exit_code code,
-				     const char *fmt, ...)
+struct fact *fact_add(struct facts *facts, const char *name, enum exit_code code, const char *fmt,
+		      ...)
 {
 	struct fact *f;
 	va_list ap;
@@ -52,12 +46,7 @@ static PRINTF(4, 5) struct fact *add(struct facts *facts, const char *name, enum
 	return f;
 }
 
-#define ok(facts, name, ...)	    add(facts, name, DONE, __VA_ARGS__)
-#define objection(facts, name, ...) add(facts, name, REFUSED, __VA_ARGS__)
-#define caution(facts, name, ...)   (add(facts, name, DONE, __VA_ARGS__)->warn = true)
-
-/* An objection that a word may lift. */
-static void liftable(struct fact *f, const char *word, const struct request *req)
+void liftable(struct fact *f, const char *word, const struct request *req)
 {
 	f->allow = word;
 	for (size_t i = 0; i < req->n_allowed; i++)
@@ -75,9 +64,10 @@ static void look_at_size(const struct volume *vol, struct facts *facts)
 	   vol->major, vol->minor, *vol->label ? " \"" : "", vol->label, *vol->label ? "\"" : "",
 	   (unsigned long long)vol->serial, (unsigned long long)vol->clusters, vol->cluster_size);
 	if (vol->clusters > vol->device_bytes / vol->cluster_size)
-		add(facts, "size", DAMAGED,
-		    "%s has only %llu bytes, less than the volume's clusters: the end is missing",
-		    vol->device, (unsigned long long)vol->device_bytes);
+		fact_add(facts, "size", DAMAGED,
+			 "%s has only %llu bytes, less than the volume's clusters: the end is "
+			 "missing",
+			 vol->device, (unsigned long long)vol->device_bytes);
 	else
 		ok(facts, "size", "the whole volume is on the device");
 }
@@ -92,7 +82,7 @@ static void look_at_sleep(struct volume *vol, const struct request *req, struct 
 				   hiberfile_text(s.hiberfile), s.magic),
 			 WORD_HIBERFILE, req);
 	else if (s.hiberfile == HIBER_UNREADABLE)
-		add(facts, "hiberfile", DAMAGED, "%s", hiberfile_text(s.hiberfile));
+		fact_add(facts, "hiberfile", DAMAGED, "%s", hiberfile_text(s.hiberfile));
 	else if (s.hiberfile == HIBER_HIBERNATED)
 		caution(facts, "hiberfile", "%s", hiberfile_text(s.hiberfile));
 	else
@@ -124,10 +114,11 @@ static void look_at_mounts(const struct image *img, struct facts *facts)
 	else if (u->mounted == MOUNT_READONLY)
 		ok(facts, "mounted", "Linux has it mounted read-only on %s", u->mount_point);
 	else if (u->held && !u->writer) /* a mapping of the whole disk explains it better */
-		add(facts, "mounted", BUSY,
-		    "another program holds %s exclusively (a mount in another namespace?): end it "
-		    "first",
-		    img->where.path);
+		fact_add(facts, "mounted", BUSY,
+			 "another program holds %s exclusively (a mount in another namespace?): "
+			 "end it "
+			 "first",
+			 img->where.path);
 	else
 		ok(facts, "mounted", "Linux has not mounted it");
 }
@@ -137,9 +128,9 @@ static void look_at_overlap(const struct image *img, const struct request *req, 
 	const struct users *u = &img->users;
 
 	if (u->writer && req->base)
-		add(facts, "overlap", BUSY,
-		    "%s maps it read-write, and a parent must not change: close that first",
-		    u->writer);
+		fact_add(facts, "overlap", BUSY,
+			 "%s maps it read-write, and a parent must not change: close that first",
+			 u->writer);
 	else if (u->writer && !req->readonly)
 		objection(facts, "overlap",
 			  "%s already maps some of its clusters read-write: close that first",
@@ -212,7 +203,7 @@ static void look_at_holders(const struct image *img, const struct request *req, 
 	if (holder || !req->hold)
 		holder_unlock(img->fd);
 	if (holder)
-		add(facts, "in-use", BUSY, "%s has the file: end that first", holder);
+		fact_add(facts, "in-use", BUSY, "%s has the file: end that first", holder);
 	else
 		ok(facts, "in-use",
 		   "no other program has locked it, and no loop device is over it");
@@ -355,7 +346,7 @@ static void look_at_clusters(const struct ntfs_file *f, struct facts *facts)
 	uint64_t n = 0, first = 0;
 
 	if (volume_bitmap_check(f->vol, &f->extents, &n, &first))
-		add(facts, "bitmap", DAMAGED, "the volume's $Bitmap cannot be read");
+		fact_add(facts, "bitmap", DAMAGED, "the volume's $Bitmap cannot be read");
 	else if (n)
 		objection(facts, "bitmap",
 			  "%llu of its clusters are free according to $Bitmap, the first is LCN "
@@ -366,7 +357,7 @@ static void look_at_clusters(const struct ntfs_file *f, struct facts *facts)
 		ok(facts, "bitmap", "$Bitmap marks all of its clusters as used");
 
 	if (volume_badclus_check(f->vol, &f->extents, &n))
-		add(facts, "bad-clusters", DAMAGED, "the volume's $BadClus cannot be read");
+		fact_add(facts, "bad-clusters", DAMAGED, "the volume's $BadClus cannot be read");
 	else if (n)
 		objection(facts, "bad-clusters",
 			  "%llu of its clusters are in the list of bad clusters",
@@ -385,7 +376,7 @@ static void look_at_file(const struct ntfs_file *f, const struct request *req, s
 	if (!look_at_storage(f, req, facts))
 		return;
 	if (f->runs == RUNS_DAMAGED) {
-		add(facts, "runs", DAMAGED, "%s: let Windows run chkdsk", f->runs_problem);
+		fact_add(facts, "runs", DAMAGED, "%s: let Windows run chkdsk", f->runs_problem);
 		return;
 	}
 	look_at_valid_data(f, req, facts);
@@ -440,7 +431,7 @@ static void look_at_table(struct image *img, const struct request *req, struct f
 	code = layout_plan(img, req->readonly, false);
 	msg_hush(false);
 	if (code)
-		add(facts, "table", (enum exit_code)code, "%s", failure_text());
+		fact_add(facts, "table", (enum exit_code)code, "%s", failure_text());
 	else
 		ok(facts, "table", "%zu %s, whole blocks of %u bytes", img->plan.lines.n,
 		   img->plan.format	    ? "pieces in a line of the target vdisk"
@@ -479,17 +470,17 @@ static void look_at_entries(struct image *img, const struct request *req, struct
 	unsigned long long n = found->errors;
 
 	if (ret)
-		add(facts, "entries", exit_code_of(-ret), "the tables cannot be read: %s",
-		    strerror(-ret));
+		fact_add(facts, "entries", exit_code_of(-ret), "the tables cannot be read: %s",
+			 strerror(-ret));
 	else if (!n)
 		ok(facts, "entries", "all of its tables' entries point to places of their own");
 	else if (req->readonly)
 		caution(facts, "entries", "%llu entries are wrong, the first: %s%s", n, d.error,
 			repair);
 	else
-		add(facts, "entries", DAMAGED,
-		    "%llu entries are wrong, the first: %s; --readonly reads the rest%s", n,
-		    d.error, repair);
+		fact_add(facts, "entries", DAMAGED,
+			 "%llu entries are wrong, the first: %s; --readonly reads the rest%s", n,
+			 d.error, repair);
 	if (found->leaks)
 		caution(facts, "leaks",
 			"%llu clusters of the file are lost for use, the first: %s; `ntfsmap check "
@@ -536,9 +527,9 @@ static void look_at_marks(const struct image *img, const struct request *req, st
 	if ((info->corrupt || info->dirty) && req->readonly)
 		caution(facts, "marks", "%s", what);
 	else if (info->corrupt || info->dirty)
-		add(facts, "marks", DAMAGED,
-		    "%s: `ntfsmap check --repair %s` looks and mends it; --readonly reads it", what,
-		    img->name);
+		fact_add(facts, "marks", DAMAGED,
+			 "%s: `ntfsmap check --repair %s` looks and mends it; --readonly reads it",
+			 what, img->name);
 	else
 		ok(facts, "marks",
 		   "its header says neither that it is damaged nor that it was not "
@@ -585,7 +576,7 @@ static void look_at_parent(struct image *child, const struct request *req, struc
 		code = layout_plan(img, true, false);
 	msg_hush(false);
 	if (code)
-		add(facts, "parent", (enum exit_code)code, "%s", failure_text());
+		fact_add(facts, "parent", (enum exit_code)code, "%s", failure_text());
 	facts_free(&own);
 }
 
@@ -604,7 +595,7 @@ static void look_at_data(struct image *data, const struct request *req, struct f
 		code = layout_plan(data, as_data.readonly, false);
 	msg_hush(false);
 	if (code)
-		add(facts, "data-file", (enum exit_code)code, "%s", failure_text());
+		fact_add(facts, "data-file", (enum exit_code)code, "%s", failure_text());
 	else
 		ok(facts, "data-file", "%s", data->name);
 	facts_free(&own);
@@ -619,11 +610,12 @@ static void look_at_chain(struct image *img, const struct request *req, struct f
 	msg_hush(true);
 	code = chain_open(img, &given);
 	if (!code && chain_check_places(img))
-		add(facts, "overlap", DAMAGED, "%s", failure_text());
+		fact_add(facts, "overlap", DAMAGED, "%s", failure_text());
 	msg_hush(false);
 	if (code)
-		add(facts, img->data || !vdisk_info(img->vd)->needs_data ? "parent" : "data-file",
-		    (enum exit_code)code, "%s", failure_text());
+		fact_add(facts,
+			 img->data || !vdisk_info(img->vd)->needs_data ? "parent" : "data-file",
+			 (enum exit_code)code, "%s", failure_text());
 	if (!code && img->data)
 		look_at_data(img->data, req, facts);
 	for (; !code && img->parent; img = img->parent) {
@@ -642,7 +634,7 @@ void safety_look_image(struct image *img, const struct request *req, struct fact
 	code = image_probe(img, req->format, req->snapshot);
 	msg_hush(false);
 	if (code) {
-		add(facts, "image", (enum exit_code)code, "%s", failure_text());
+		fact_add(facts, "image", (enum exit_code)code, "%s", failure_text());
 		return;
 	}
 	info = vdisk_info(img->vd);
