@@ -283,13 +283,14 @@ int log_walk(struct log *log, int (*each)(void *ctx, const struct log_record *r)
 	struct walk *w;
 	int ret;
 
-	*whole = log->kind == LOG_EMPTY || (log->kind == LOG_VALID && !log->current_lsn);
-	if (*whole || log->kind != LOG_VALID || *log->problem)
+	*whole = log->kind == LOG_EMPTY;
+	if (log->kind != LOG_VALID || *log->problem)
 		return 0;
 	w = must_alloc(sizeof(*w));
 	w->log = log;
 	w->page = must_alloc(log->page_size);
-	ret = walk_records(w, each, ctx, whole);
+	*whole = !log->current_lsn && !log->oldest_lsn; /* nothing was written yet */
+	ret = *whole ? 0 : walk_records(w, each, ctx, whole);
 	if (!*whole && !*log->problem)
 		problem(log, ABSENT, "the records end before LSN 0x%llx",
 			(unsigned long long)log->current_lsn);

@@ -88,8 +88,11 @@ void look_at_log(struct ntfs_file *f, const struct request *req, struct facts *f
 {
 	struct log_io io;
 	struct log log = { .kind = LOG_INVALID };
-	int ret = volume_log_io(f->vol, &io);
+	int ret;
 
+	if (req->base) /* nobody writes to it */
+		return;
+	ret = volume_log_io(f->vol, &io);
 	if (!ret)
 		ret = log_open(&io, &log);
 	if (!ret && log.kind == LOG_EMPTY)
