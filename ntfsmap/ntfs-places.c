@@ -6,28 +6,11 @@
 #include "msg.h"
 #include "ntfs-file.h"
 
-/* The record's first cluster, as a record of the log names it. -errno: $MFT has none there. */
-static int64_t byte_of_record(const struct volume *vol, uint64_t record)
+static void add_record(struct file_places *places, const ntfs_inode *ni)
 {
-	uint64_t at = record * vol->mft_record_size;
-	LCN lcn = ntfs_attr_vcn_to_lcn(vol->lib->vol->mft_na, (VCN)(at / vol->cluster_size));
-
-	if (lcn < 0 || (uint64_t)lcn >= vol->clusters)
-		return -EIO;
-	return (int64_t)((uint64_t)lcn * vol->cluster_size + at % vol->cluster_size);
-}
-
-static int add_record(struct file_places *places, const struct volume *vol, const ntfs_inode *ni)
-{
-	int64_t byte = byte_of_record(vol, ni->mft_no);
-
-	if (byte < 0)
-		return (int)byte;
 	places->v = must_regrow(places->v, places->n + 1, sizeof(*places->v));
-	places->v[places->n++] = (struct record_place){ .byte = (uint64_t)byte,
-							.record = ni->mft_no,
-							.lsn = le64_to_cpu(ni->mrec->lsn) };
-	return 0;
+	places->v[places->n++] =
+		(struct record_place){ .record = ni->mft_no, .lsn = le64_to_cpu(ni->mrec->lsn) };
 }
 
 /* libntfs opens each only once, and closes them with the base inode. */
@@ -35,7 +18,10 @@ static int add_extent_record(struct file_places *places, struct ntfs_file *f, le
 {
 	ntfs_inode *ni = ntfs_extent_inode_open(f->inode, reference);
 
-	return ni ? add_record(places, f->vol, ni) : -EIO;
+	if (!ni)
+		return -EIO;
+	add_record(places, ni);
+	return 0;
 }
 
 static int by_record(const void *a, const void *b)
@@ -67,25 +53,19 @@ static le64 *listed_records(const ntfs_inode *ni, size_t *n)
 static int add_records(struct file_places *places, struct ntfs_file *f)
 {
 	ntfs_inode *ni = f->inode;
-	int ret = add_record(places, f->vol, ni);
+	int ret = 0;
 	le64 *v;
 	size_t n;
 
-	if (ret || !NInoAttrList(ni))
-		return ret;
+	add_record(places, ni);
+	if (!NInoAttrList(ni))
+		return 0;
 	v = listed_records(ni, &n);
 	for (size_t i = 0; i < n && !ret; i++)
 		if (MREF_LE(v[i]) != f->record && (!i || MREF_LE(v[i]) != MREF_LE(v[i - 1])))
 			ret = add_extent_record(places, f, v[i]);
 	free(v);
 	return ret;
-}
-
-static int by_byte(const void *a, const void *b)
-{
-	const struct record_place *x = a, *y = b;
-
-	return (x->byte > y->byte) - (x->byte < y->byte);
 }
 
 /* What a runlist of libntfs' says; its holes and nonsense are not taken over. */
@@ -132,21 +112,23 @@ static int add_list(struct file_places *places, struct ntfs_file *f)
 	return ret;
 }
 
+static int by_place(const void *a, const void *b)
+{
+	const struct record_place *x = a, *y = b;
+
+	return (x->record > y->record) - (x->record < y->record);
+}
+
 int ntfs_file_places(struct ntfs_file *f, struct file_places *places)
 {
-	ntfs_attr *bitmap = f->vol->lib->vol->lcnbmp_na;
 	int ret;
 
-	*places = (struct file_places){ .record_size = f->vol->mft_record_size };
+	*places = (struct file_places){ 0 };
 	ret = add_records(places, f);
 	if (!ret)
 		ret = add_list(places, f);
-	if (!ret && ntfs_attr_map_whole_runlist(bitmap))
-		ret = -EIO;
-	if (!ret)
-		ret = take_runs(f->vol, bitmap->rl, &places->bitmap);
 	if (places->n)
-		qsort(places->v, places->n, sizeof(*places->v), by_byte);
+		qsort(places->v, places->n, sizeof(*places->v), by_place);
 	places->clusters.v = extents_by_device(&f->extents, &places->clusters.n);
 	return ret;
 }
@@ -156,8 +138,28 @@ void file_places_free(struct file_places *places)
 	free(places->v);
 	free(places->clusters.v);
 	free(places->list.v);
-	vdisk_extents_free(&places->bitmap);
 	*places = (struct file_places){ 0 };
+}
+
+static int take_runs_of(const struct volume *vol, ntfs_attr *na, struct vdisk_extents *x)
+{
+	return ntfs_attr_map_whole_runlist(na) ? -EIO : take_runs(vol, na->rl, x);
+}
+
+int volume_places(struct volume *vol, struct volume_places *places)
+{
+	int ret;
+
+	*places = (struct volume_places){ .cluster_size = vol->cluster_size,
+					  .record_size = vol->mft_record_size };
+	ret = take_runs_of(vol, vol->lib->vol->mft_na, &places->mft);
+	return ret ? ret : take_runs_of(vol, vol->lib->vol->lcnbmp_na, &places->bitmap);
+}
+
+void volume_places_free(struct volume_places *places)
+{
+	vdisk_extents_free(&places->mft);
+	vdisk_extents_free(&places->bitmap);
 }
 
 /* ---- the log ---- */

@@ -110,10 +110,18 @@ struct file_places {
 		uint64_t lsn;	 /* of the last change that is in it */
 	} * v;			 /* its base record and all extent records, sorted by byte */
 	size_t n;
-	uint32_t record_size;
 	struct sorted_extents clusters, list; /* its data; its attribute list */
-	struct vdisk_extents bitmap;	      /* of the volume's $Bitmap */
 };
+
+/* Where the volume's own files are, and the units of it all. */
+struct volume_places {
+	uint32_t cluster_size, record_size;
+	struct vdisk_extents mft, bitmap;
+};
+
+/* 0 or -errno; ends with volume_places_free() in any case. */
+int volume_places(struct volume *vol, struct volume_places *places);
+void volume_places_free(struct volume_places *places);
 
 /* Of a file whose runs are good. 0 or -errno; ends with file_places_free() in any case. */
 int ntfs_file_places(struct ntfs_file *f, struct file_places *places);

@@ -24,26 +24,56 @@ static bool acts_on_mft(unsigned int operation)
 	return operation <= LOG_OP_LAST && memchr(operations, (int)operation, sizeof(operations));
 }
 
-static const struct record_place *touched_record(const struct file_places *places,
-						 uint32_t cluster_size, const struct log_record *r)
+/* The byte of the stream with these extents that the record points to: in its first cluster. */
+static bool byte_in(const struct vdisk_extents *x, uint32_t cluster_size,
+		    const struct log_record *r, uint64_t *byte)
 {
-	size_t low = 0, high = places->n;
-	uint64_t at;
+	uint64_t lcn = r->n_lcns ? log_record_lcn(r, 0) : UINT64_MAX, sector;
 
-	if (!r->n_lcns || !(acts_on_mft(r->redo) || acts_on_mft(r->undo)))
+	if (lcn > UINT64_MAX / cluster_size / 2)
+		return false;
+	sector = lcn * (cluster_size / 512);
+	for (size_t i = 0; i < x->n; i++) {
+		const struct vdisk_extent *e = &x->v[i];
+
+		if (e->device == VDISK_HOLE || sector < e->device || sector - e->device >= e->count)
+			continue;
+		*byte = (e->file + sector - e->device + r->cluster_index) * 512;
+		return true;
+	}
+	return false;
+}
+
+bool pending_mft_record(const struct volume_places *volume, const struct log_record *r,
+			uint64_t *record)
+{
+	uint64_t byte;
+
+	if (r->type != LOG_RECORD_CLIENT || !(acts_on_mft(r->redo) || acts_on_mft(r->undo)) ||
+	    !byte_in(&volume->mft, volume->cluster_size, r, &byte))
+		return false;
+	*record = byte / volume->record_size;
+	return true;
+}
+
+static const struct record_place *touched_record(const struct volume_places *volume,
+						 const struct file_places *file,
+						 const struct log_record *r)
+{
+	size_t low = 0, high = file->n;
+	uint64_t record;
+
+	if (!pending_mft_record(volume, r, &record))
 		return NULL;
-	if (log_record_lcn(r, 0) > UINT64_MAX / cluster_size / 2)
-		return NULL;
-	at = log_record_lcn(r, 0) * cluster_size + r->cluster_index * 512ULL;
-	while (low < high) { /* the first one that ends behind it */
+	while (low < high) {
 		size_t mid = low + (high - low) / 2;
 
-		if (places->v[mid].byte + places->record_size <= at)
+		if (file->v[mid].record < record)
 			low = mid + 1;
 		else
 			high = mid;
 	}
-	return low < places->n && places->v[low].byte <= at ? &places->v[low] : NULL;
+	return low < file->n && file->v[low].record == record ? &file->v[low] : NULL;
 }
 
 /* Do they hold something of [start, end)? */
@@ -77,45 +107,28 @@ static bool touches_clusters(const struct sorted_extents *x, uint32_t cluster_si
 	return false;
 }
 
-/* The byte of $Bitmap that lies in the record's first cluster; false: that is not of $Bitmap. */
-static bool bitmap_byte(const struct file_places *places, uint32_t cluster_size,
-			const struct log_record *r, uint64_t *byte)
-{
-	uint64_t sectors = cluster_size / 512, lcn = r->n_lcns ? log_record_lcn(r, 0) : 0;
-	const struct vdisk_extents *x = &places->bitmap;
-	uint64_t at = lcn * sectors;
-
-	for (size_t i = 0; lcn < UINT64_MAX / cluster_size / 2 && i < x->n; i++)
-		if (x->v[i].device != VDISK_HOLE && at >= x->v[i].device &&
-		    at - x->v[i].device < x->v[i].count) {
-			*byte = (x->v[i].file + at - x->v[i].device + r->cluster_index) * 512;
-			return true;
-		}
-	return false;
-}
-
 /* Two numbers of 32 bits: the first bit, counted from where the record points, and how many. */
-static bool touches_bits(const struct file_places *places, uint32_t cluster_size,
+static bool touches_bits(const struct volume_places *volume, const struct file_places *file,
 			 const struct log_record *r, unsigned int operation, const uint8_t *data,
 			 uint32_t length)
 {
-	uint64_t byte, first, count, sectors = cluster_size / 512;
+	uint64_t byte, first, count, sectors = volume->cluster_size / 512;
 
 	if ((operation != LOG_OP_SET_BITS && operation != LOG_OP_CLEAR_BITS) ||
-	    !bitmap_byte(places, cluster_size, r, &byte))
+	    !byte_in(&volume->bitmap, volume->cluster_size, r, &byte))
 		return false;
 	if (length < 8)
 		return true; /* it does not say which */
 	first = byte * 8 + (data[0] | data[1] << 8 | data[2] << 16 | (uint64_t)data[3] << 24);
 	count = data[4] | data[5] << 8 | data[6] << 16 | (uint64_t)data[7] << 24;
-	return overlaps(&places->clusters, first * sectors, (first + count) * sectors) ||
-	       overlaps(&places->list, first * sectors, (first + count) * sectors);
+	return overlaps(&file->clusters, first * sectors, (first + count) * sectors) ||
+	       overlaps(&file->list, first * sectors, (first + count) * sectors);
 }
 
-struct touch pending_touch(const struct file_places *places, uint32_t cluster_size,
+struct touch pending_touch(const struct volume_places *volume, const struct file_places *file,
 			   const struct log_record *r)
 {
-	const struct record_place *record = touched_record(places, cluster_size, r);
+	const struct record_place *record = touched_record(volume, file, r);
 	struct touch t = { 0 };
 
 	if (record) {
@@ -123,12 +136,12 @@ struct touch pending_touch(const struct file_places *places, uint32_t cluster_si
 		t.record = record->record;
 		t.record_lsn = record->lsn;
 	}
-	if (touches_bits(places, cluster_size, r, r->redo, r->redo_data, r->redo_length) ||
-	    touches_bits(places, cluster_size, r, r->undo, r->undo_data, r->undo_length))
+	if (touches_bits(volume, file, r, r->redo, r->redo_data, r->redo_length) ||
+	    touches_bits(volume, file, r, r->undo, r->undo_data, r->undo_length))
 		t.what |= TOUCHES_BITS;
-	if (touches_clusters(&places->list, cluster_size, r))
+	if (touches_clusters(&file->list, volume->cluster_size, r))
 		t.what |= TOUCHES_LIST;
-	if (touches_clusters(&places->clusters, cluster_size, r))
+	if (touches_clusters(&file->clusters, volume->cluster_size, r))
 		t.what |= TOUCHES_CLUSTERS;
 	return t;
 }
@@ -196,7 +209,7 @@ void pending_look(struct pending *p, const struct log_record *r)
 		return;
 	look_at_operation(p, r, r->redo);
 	look_at_operation(p, r, r->undo);
-	new.touch = pending_touch(p->places, p->cluster_size, r);
+	new.touch = pending_touch(p->volume, p->file, r);
 	if (new.touch.what == TOUCHES_RECORD &&new.touch.record_lsn >= r->lsn)
 		add_event(p, new);
 	else if (new.touch.what)

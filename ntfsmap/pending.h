@@ -25,8 +25,8 @@ struct touch {
 
 /* Which records may be applied to the file. */
 struct pending {
-	const struct file_places *places;
-	uint32_t cluster_size;
+	const struct volume_places *volume;
+	const struct file_places *file;
 	struct event *events; /* to learn which transactions have ended */
 	size_t n_events, room;
 	/* the answer, when all records were shown */
@@ -39,15 +39,19 @@ struct pending {
 	unsigned int unknown;
 };
 
-/* What it touches, at whatever time. */
-struct touch pending_touch(const struct file_places *places, uint32_t cluster_size,
+/* Which MFT record it acts on; false: on none. */
+bool pending_mft_record(const struct volume_places *volume, const struct log_record *r,
+			uint64_t *record);
+
+/* What of the file it touches, at whatever time. */
+struct touch pending_touch(const struct volume_places *volume, const struct file_places *file,
 			   const struct log_record *r);
 
 /* "MFT record 64, its clusters": to be freed. */
 char *pending_touch_text(const struct touch *t);
 
-/* Show the records from the oldest to the newest; the structure begins with places and
- * cluster_size, and zeros. Then pending_end(), which also frees what there is but the answer. */
+/* Show the records from the oldest to the newest; the structure begins with volume and
+ * file, and zeros. Then pending_end(), which also frees what there is but the answer. */
 void pending_look(struct pending *p, const struct log_record *r);
 void pending_end(struct pending *p);
 

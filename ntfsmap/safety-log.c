@@ -70,17 +70,22 @@ static void judge(const struct log *log, const struct pending *p, bool whole,
 static int walk(struct log *log, struct ntfs_file *f, const struct request *req,
 		struct facts *facts)
 {
-	struct file_places places;
-	struct pending p = { .places = &places, .cluster_size = f->vol->cluster_size };
-	int ret = ntfs_file_places(f, &places);
+	struct volume_places volume;
+	struct file_places file;
+	struct pending p = { .volume = &volume, .file = &file };
+	int ret_volume = volume_places(f->vol, &volume);
+	int ret = ntfs_file_places(f, &file);
 	bool whole = false;
 
+	if (!ret)
+		ret = ret_volume;
 	if (!ret)
 		ret = log_walk(log, look_at_record, &p, &whole);
 	pending_end(&p);
 	if (!ret)
 		judge(log, &p, whole, req, facts);
-	file_places_free(&places);
+	file_places_free(&file);
+	volume_places_free(&volume);
 	return ret;
 }
 

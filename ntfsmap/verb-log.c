@@ -11,7 +11,8 @@
 
 struct listing {
 	const struct image *img;
-	const struct file_places *places; /* NULL: no file was named */
+	struct volume_places volume;
+	struct file_places file; /* empty: none was named */
 	bool json;
 	uint64_t n, touching, first, last;
 };
@@ -63,25 +64,31 @@ static char *lcns(const struct log_record *r)
 	return all;
 }
 
-static char *target(const struct log_record *r)
+static char *target(const struct listing *l, const struct log_record *r)
 {
 	char *list, *all;
+	uint64_t record;
 
 	if (!r->n_lcns)
 		return text_copy("-");
 	list = lcns(r);
-	all = text("LCN %s +%u", list, r->cluster_index);
+	if (pending_mft_record(&l->volume, r, &record))
+		all = text("LCN %s +%u, record %llu", list, r->cluster_index,
+			   (unsigned long long)record);
+	else
+		all = text("LCN %s +%u", list, r->cluster_index);
 	free(list);
 	return all;
 }
 
-static void print_record(const struct log_record *r, const struct touch *t)
+static void print_record(const struct listing *l, const struct log_record *r, const struct touch *t)
 {
 	char *redo = operation(r, r->redo), *undo = operation(r, r->undo);
-	char *where = target(r), *touch = pending_touch_text(t);
+	char *where = target(l, r), *touch = pending_touch_text(t);
 
-	printf("0x%-12llx 0x%-6x %-28s %-28s %-16s%s%s\n", (unsigned long long)r->lsn,
-	       r->transaction, redo, undo, where, *touch ? " " : "", touch);
+	printf("0x%-12llx 0x%-6x %-28s %-28s ", (unsigned long long)r->lsn, r->transaction, redo,
+	       undo);
+	printf(*touch ? "%-28s %s\n" : "%s%s\n", where, touch);
 	free(redo);
 	free(undo);
 	free(where);
@@ -112,28 +119,33 @@ static json_t *touches_json(const struct touch *t)
 	return list;
 }
 
-static json_t *record_json(const struct log_record *r, const struct touch *t)
+static json_t *record_json(const struct listing *l, const struct log_record *r,
+			   const struct touch *t)
 {
-	json_t *list = json_must(json_array());
+	json_t *list = json_must(json_array()), *number = json_null();
+	uint64_t record;
 
 	for (size_t i = 0; i < r->n_lcns; i++)
 		json_array_append_new(list,
 				      json_must(json_integer((json_int_t)log_record_lcn(r, i))));
-	return json_must(json_pack("{s:o, s:I, s:s, s:i, s:s?, s:i, s:s?, s:o, s:i, s:I, s:o}",
-				   "lsn", hex(r->lsn), "transaction", (json_int_t)r->transaction,
-				   "type", r->type == LOG_RECORD_CLIENT ? "client" : "restart",
-				   "redo", r->redo, "redo_name", name_of(r, r->redo), "undo",
-				   r->undo, "undo_name", name_of(r, r->undo), "lcns", list,
-				   "cluster_index", r->cluster_index, "target_vcn",
-				   (json_int_t)r->target_vcn, "touches", touches_json(t)));
+	if (pending_mft_record(&l->volume, r, &record))
+		number = json_must(json_integer((json_int_t)record));
+	return json_must(json_pack(
+		"{s:o, s:I, s:s, s:i, s:s?, s:i, s:s?, s:o, s:i, s:I, s:o, s:o}", "lsn",
+		hex(r->lsn), "transaction", (json_int_t)r->transaction, "type",
+		r->type == LOG_RECORD_CLIENT ? "client" : "restart", "redo", r->redo, "redo_name",
+		name_of(r, r->redo), "undo", r->undo, "undo_name", name_of(r, r->undo), "lcns",
+		list, "cluster_index", r->cluster_index, "target_vcn", (json_int_t)r->target_vcn,
+		"mft_record", number, "touches", touches_json(t)));
 }
 
 /* One at a time: there may be a million. */
-static void print_record_json(bool first, const struct log_record *r, const struct touch *t)
+static void print_record_json(const struct listing *l, const struct log_record *r,
+			      const struct touch *t)
 {
-	json_t *j = record_json(r, t);
+	json_t *j = record_json(l, r, t);
 
-	fputs(first ? "\n    " : ",\n    ", stdout);
+	fputs(!l->n ? "\n    " : ",\n    ", stdout);
 	if (json_dumpf(j, stdout, JSON_COMPACT))
 		exit(fail(SYSTEM, "cannot print JSON"));
 	json_decref(j);
@@ -144,12 +156,12 @@ static int list_record(void *ctx, const struct log_record *r)
 	struct listing *l = ctx;
 	struct touch t = { 0 };
 
-	if (l->places && r->type == LOG_RECORD_CLIENT)
-		t = pending_touch(l->places, l->img->vol->cluster_size, r);
+	if (r->type == LOG_RECORD_CLIENT)
+		t = pending_touch(&l->volume, &l->file, r);
 	if (l->json)
-		print_record_json(!l->n, r, &t);
+		print_record_json(l, r, &t);
 	else
-		print_record(r, &t);
+		print_record(l, r, &t);
 	if (!l->n++)
 		l->first = r->lsn;
 	l->last = r->lsn;
@@ -163,7 +175,7 @@ static void print_end(const struct listing *l)
 	if (l->n)
 		printf(", LSN 0x%llx to 0x%llx", (unsigned long long)l->first,
 		       (unsigned long long)l->last);
-	if (l->places)
+	if (l->img->file)
 		printf(" of which %llu touch%s %s", (unsigned long long)l->touching,
 		       l->touching == 1 ? "es" : "", l->img->name);
 	putchar('\n');
@@ -221,29 +233,37 @@ static int open_and_list(struct listing *l)
 	return code;
 }
 
+/* Where all is that records name. */
+static int find_places(struct image *img, struct listing *l)
+{
+	int ret;
+
+	if (!img->vol)
+		return fail(REFUSED, "%s: it is not on an NTFS volume, and so has no log",
+			    img->name);
+	ret = volume_places(img->vol, &l->volume);
+	if (!ret && img->file)
+		ret = ntfs_file_places(img->file, &l->file);
+	return ret ? fail(DAMAGED, "%s: what describes it cannot be read: let Windows run chkdsk",
+			  img->name)
+		   : DONE;
+}
+
 int verb_log(int argc, char **argv, const struct options *opt)
 {
-	struct file_places places = { 0 };
 	struct listing l = { .json = opt->json };
 	struct image img;
-	int ret = 0, code = open_file_or_volume(argv[0], NULL, &img);
+	int code = open_file_or_volume(argv[0], NULL, &img);
 
 	(void)argc;
 	if (code)
 		return code;
 	l.img = &img;
-	if (!img.vol)
-		code = fail(REFUSED, "%s: it is not on an NTFS volume, and so has no log",
-			    img.name);
-	else if (img.file)
-		ret = ntfs_file_places(img.file, &places);
-	if (ret)
-		code = fail(DAMAGED, "%s: what describes it cannot be read: let Windows run chkdsk",
-			    img.name);
-	l.places = img.file ? &places : NULL;
+	code = find_places(&img, &l);
 	if (!code)
 		code = open_and_list(&l);
-	file_places_free(&places);
+	file_places_free(&l.file);
+	volume_places_free(&l.volume);
 	image_close(&img);
 	return code;
 }
