@@ -68,6 +68,8 @@ const struct verb verbs[] = {
 	{ "cat", verb_cat, 1, 1, "SOURCE", "write the disk's contents to standard output", "fpDn" },
 	{ "check", verb_check, 1, 1, "SOURCE", "show every safety fact of volume, file and image",
 	  "rfajpDnRQ" },
+	{ "log", verb_log, 1, 1, "SOURCE|DEVICE", "show what Windows may replay, from $LogFile",
+	  "j" },
 	{ "reserve", verb_reserve, 2, 2, "SOURCE SIZE",
 	  "make room inside a dynamic VHD or qcow2 on a mounted file system", "" },
 	{ "verify", verb_verify, 1, 1, "NAME", "compare an open device with the disk as it is now",

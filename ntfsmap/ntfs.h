@@ -126,10 +126,46 @@ void owners_free(struct owners *o);
 /* "$DATA" and so on; NULL for one that NTFS does not have. */
 const char *ntfs_attr_type_name(uint32_t type);
 
-/* Read the beginning of a file in the root directory (any spelling) or of a system file by record
- * number. Returns bytes read, 0 when there is no such file, -errno. *size is the file's. */
+/* The extents without holes, sorted by their place on the device. */
+struct sorted_extents {
+	struct vdisk_extent *v;
+	size_t n;
+};
+
+/* Where on the volume a file is described and stored. */
+struct file_places {
+	struct record_place {
+		uint64_t byte;	 /* of the volume */
+		uint64_t record; /* of the MFT */
+		uint64_t lsn;	 /* of the last change that is in it */
+	} * v;			 /* its base record and all extent records, sorted by byte */
+	size_t n;
+	struct sorted_extents clusters, list; /* its data; its attribute list */
+};
+
+/* Where the volume's own files are, and the units of it all. */
+struct volume_places {
+	uint32_t cluster_size, record_size;
+	struct vdisk_extents mft, bitmap;
+};
+
+/* 0 or -errno; ends with volume_places_free() in any case. */
+int volume_places(struct volume *vol, struct volume_places *places);
+void volume_places_free(struct volume_places *places);
+
+/* Of a file whose runs are good. 0 or -errno; ends with file_places_free() in any case. */
+int ntfs_file_places(struct ntfs_file *f, struct file_places *places);
+void file_places_free(struct file_places *places);
+
+struct log_io;
+
+/* The volume's $LogFile. 0 or -errno; ends with volume_log_done() in any case. */
+int volume_log_io(struct volume *vol, struct log_io *io);
+void volume_log_done(struct log_io *io);
+
+/* Read the beginning of a file in the root directory (any spelling). Returns bytes read, 0 when
+ * there is no such file, -errno. *size is the file's. */
 long volume_read_root_file(struct volume *vol, const char *name, void *buf, size_t len,
 			   uint64_t *size);
-long volume_read_record(struct volume *vol, uint64_t record, void *buf, size_t len);
 
 #endif

@@ -368,7 +368,7 @@ static void look_at_clusters(const struct ntfs_file *f, struct facts *facts)
 		ok(facts, "bad-clusters", "none of its clusters is listed as bad");
 }
 
-static void look_at_file(const struct ntfs_file *f, const struct request *req, struct facts *facts)
+static void look_at_file(struct ntfs_file *f, const struct request *req, struct facts *facts)
 {
 	look_at_kind(f, facts);
 	if (f->directory)
@@ -386,6 +386,7 @@ static void look_at_file(const struct ntfs_file *f, const struct request *req, s
 	   (unsigned long long)f->data_size, f->extents.n, f->extents.n == 1 ? "" : "s");
 	look_at_clusters(f, facts);
 	look_at_owners(f, req, facts);
+	look_at_log(f, req, facts);
 }
 
 int safety_look(struct image *img, const struct request *req, struct facts *facts)
