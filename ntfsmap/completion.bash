@@ -7,16 +7,16 @@
 _ntfsmap_options() {
 	local all='--quiet --debug --help --version'
 	case $1 in
-	table) echo "--readonly --format --allow --concise --parent --data --snapshot --static $all" ;;
-	open) echo "--readonly --format --allow --parent --data --snapshot --static --test $all" ;;
+	table) echo "--readonly --format --allow --concise --parent --data --snapshot --static --quick $all" ;;
+	open) echo "--readonly --format --allow --parent --data --snapshot --static --test --quick $all" ;;
 	close) echo "--deferred $all" ;;
-	reload) echo "--allow $all" ;;
+	reload) echo "--allow --quick $all" ;;
 	list | log | status | verify) echo "--json $all" ;;
 	info | map) echo "--format --json --parent --data --snapshot $all" ;;
 	cat) echo "--format --parent --data --snapshot $all" ;;
-	check) echo "--readonly --format --allow --json --parent --data --snapshot --repair --repair=leaks $all" ;;
+	check) echo "--readonly --format --allow --json --parent --data --snapshot --repair --repair=leaks --quick $all" ;;
 	host | reserve) echo "$all" ;;
-	*) echo "--readonly --format --allow --concise --parent --data --snapshot --static --repair --test --deferred --json $all" ;;
+	*) echo "--readonly --format --allow --concise --parent --data --snapshot --static --repair --test --deferred --quick --json $all" ;;
 	esac
 }
 

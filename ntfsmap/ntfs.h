@@ -101,6 +101,36 @@ int volume_bitmap_check(struct volume *vol, const struct vdisk_extents *x, uint6
 /* How many of the extents' clusters $BadClus lists. 0 or -errno. */
 int volume_badclus_check(struct volume *vol, const struct vdisk_extents *x, uint64_t *bad);
 
+/* An attribute that has one of the clusters of a file and is not that file's stream. */
+struct owner_claim {
+	uint64_t record; /* of the MFT, where it is */
+	uint16_t sequence;
+	uint64_t base;	/* the record that its file begins in; the same if it is no extent record */
+	bool same_file; /* as the stream's */
+	bool same_stream; /* but the file does not know of this part of it, or has it twice */
+	uint32_t type;
+	char *name; /* of the attribute, or "" */
+	char *file; /* a name of its file, or NULL where the records do not tell it */
+	uint64_t lcn;
+};
+
+/* What a pass over the whole MFT has found. */
+struct owners {
+	uint64_t records; /* in use */
+	uint64_t claims;  /* of others */
+	struct owner_claim first;
+	uint64_t unreadable; /* records in use: what they have is not known */
+	uint64_t first_unreadable;
+	const char *problem; /* of that one */
+};
+
+/* Who else has clusters of the file's stream? Its runs must be good. 0 or -errno. */
+int volume_owners(const struct ntfs_file *file, struct owners *o);
+void owners_free(struct owners *o);
+
+/* "$DATA" and so on; NULL for one that NTFS does not have. */
+const char *ntfs_attr_type_name(uint32_t type);
+
 /* The extents without holes, sorted by their place on the device. */
 struct sorted_extents {
 	struct vdisk_extent *v;

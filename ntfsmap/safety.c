@@ -40,6 +40,8 @@ struct fact *fact_add(struct facts *facts, const char *name, enum exit_code code
 	if (vasprintf(&f->text, fmt, ap) < 0)
 		f->text = NULL;
 	va_end(ap);
+	if (f->text)
+		defuse(f->text);
 	return f;
 }
 
@@ -380,6 +382,7 @@ static void look_at_file(struct ntfs_file *f, const struct request *req, struct 
 	ok(facts, "runs", "%llu bytes in %zu run%s, all inside the volume",
 	   (unsigned long long)f->data_size, f->extents.n, f->extents.n == 1 ? "" : "s");
 	look_at_clusters(f, facts);
+	look_at_owners(f, req, facts);
 	look_at_log(f, req, facts);
 }
 

@@ -49,7 +49,7 @@ done
 for option in $("$top/build/bin/ntfsmap" --help | grep -oE -- '--[a-z]+' | sort -u); do
 	ok "the man page has $option" grep -qw -- "${option#--}" man/ntfsmap.8
 done
-for fact in $(grep -ohE '(ok|objection|caution|add)\(facts, "[a-z-]+"' ntfsmap/safety.c | cut -d'"' -f2 | sort -u); do
+for fact in $(grep -ohE '(ok|objection|caution|add)\(facts, "[a-z-]+"' ntfsmap/safety*.c | cut -d'"' -f2 | sort -u); do
 	ok "the man page has the fact $fact" grep -qw -- "${fact//-/.*-}" man/ntfsmap.8
 done
 for word in hiberfile cloud offline readonly-file valid-data-length; do
