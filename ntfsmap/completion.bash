@@ -7,16 +7,16 @@
 _ntfsmap_options() {
 	local all='--quiet --debug --help --version'
 	case $1 in
-	table) echo "--readonly --format --allow --concise --parent --data --snapshot --static $all" ;;
-	open) echo "--readonly --format --allow --parent --data --snapshot --static --test $all" ;;
+	table) echo "--readonly --format --allow --concise --parent --data --snapshot --static --quick $all" ;;
+	open) echo "--readonly --format --allow --parent --data --snapshot --static --test --quick $all" ;;
 	close) echo "--deferred $all" ;;
-	reload) echo "--allow $all" ;;
-	list | status | verify) echo "--json $all" ;;
+	reload) echo "--allow --quick $all" ;;
+	list | log | status | verify) echo "--json $all" ;;
 	info | map) echo "--format --json --parent --data --snapshot $all" ;;
 	cat) echo "--format --parent --data --snapshot $all" ;;
-	check) echo "--readonly --format --allow --json --parent --data --snapshot --repair --repair=leaks $all" ;;
+	check) echo "--readonly --format --allow --json --parent --data --snapshot --repair --repair=leaks --quick $all" ;;
 	host | reserve) echo "$all" ;;
-	*) echo "--readonly --format --allow --concise --parent --data --snapshot --static --repair --test --deferred --json $all" ;;
+	*) echo "--readonly --format --allow --concise --parent --data --snapshot --static --repair --test --deferred --quick --json $all" ;;
 	esac
 }
 
@@ -72,7 +72,7 @@ _ntfsmap_source() {
 # The argument number $2 (from 1) of verb $1, which begins with $3. $4: --concise was given.
 _ntfsmap_argument() {
 	case $1.$2$4 in
-	open.1 | info.1 | map.1 | cat.1 | check.1 | table.1 | table.2concise) _ntfsmap_source "$3" ;;
+	open.1 | info.1 | map.1 | cat.1 | check.1 | log.1 | table.1 | table.2concise) _ntfsmap_source "$3" ;;
 	status.1 | reload.1 | verify.1 | close.*) _ntfsmap_choose "$3" "$(_ntfsmap_names)" ;;
 	reserve.1) # only files on mounted file systems
 		mapfile -t COMPREPLY < <(compgen -f -- "$3")
@@ -107,8 +107,8 @@ _ntfsmap_cut() {
 }
 
 _ntfsmap() {
-	local verbs='table open close reload list status info map cat check reserve verify host'
-	local formats=$'raw\nvhd\nqcow\nqcow2' allowed=$'hiberfile\ncloud\noffline\nreadonly-file\nvalid-data-length'
+	local verbs='table open close reload list status info map cat check log reserve verify host'
+	local formats=$'raw\nvhd\nqcow\nqcow2' allowed=$'hiberfile\ncloud\noffline\nreadonly-file\nvalid-data-length\npending-log'
 	local words=() word cur before='' verb='' concise='' count=0 i
 	COMPREPLY=()
 	_ntfsmap_join

@@ -25,7 +25,7 @@ struct fact *fact_add(struct facts *facts, const char *name, enum exit_code code
 void liftable(struct fact *f, const char *word, const struct request *req);
 
 /* safety-log.c: what a cold boot of Windows would do again, or take back, to the file. */
-void look_at_log(const struct ntfs_file *f, const struct request *req, struct facts *facts);
+void look_at_log(struct ntfs_file *f, const struct request *req, struct facts *facts);
 
 /* safety-owners.c: that no other record of the MFT claims one of the file's clusters. */
 void look_at_owners(const struct ntfs_file *f, const struct request *req, struct facts *facts);

@@ -20,7 +20,8 @@ enum long_only {
 	OPT_PARENT,
 	OPT_DATA,
 	OPT_REPAIR,
-	OPT_SNAPSHOT
+	OPT_SNAPSHOT,
+	OPT_QUICK
 };
 
 struct option_help {
@@ -47,28 +48,32 @@ static const struct option_help option_helps[] = {
 	{ 'd', "deferred", "      --deferred      if it is in use, close it when that ends" },
 	{ 'R', "repair",
 	  "      --repair[=leaks] mend the refcounts and flags of a qcow2, or its leaks alone" },
+	{ 'Q', "quick",
+	  "      --quick         do not read the whole MFT for others that have its clusters" },
 	{ 'j', "json", "      --json          for scripts" },
 };
 
 const struct verb verbs[] = {
 	{ "table", verb_table, 1, 2, "[--concise NAME] SOURCE",
-	  "print the device-mapper table (this is what `ntfsmap SOURCE` does)", "rfacpDsn" },
+	  "print the device-mapper table (this is what `ntfsmap SOURCE` does)", "rfacpDsnQ" },
 	{ "open", verb_open, 2, 2, "SOURCE NAME", "make the block device /dev/mapper/NAME",
-	  "rfatpDsn" },
+	  "rfatpDsnQ" },
 	{ "close", verb_close, 1, -1, "NAME...", "remove devices made by open", "d" },
 	{ "reload", verb_reload, 1, 1, "NAME", "follow a file that Windows extended or moved",
-	  "a" },
+	  "aQ" },
 	{ "list", verb_list, 0, 0, "", "show what is open", "j" },
 	{ "status", verb_status, 1, 1, "NAME", "show one open device", "j" },
 	{ "info", verb_info, 1, 1, "SOURCE", "show format, sizes, parents, snapshots", "fjpDn" },
 	{ "map", verb_map, 1, 1, "SOURCE", "show the extents, as qemu-img map does", "fjpDn" },
 	{ "cat", verb_cat, 1, 1, "SOURCE", "write the disk's contents to standard output", "fpDn" },
 	{ "check", verb_check, 1, 1, "SOURCE", "show every safety fact of volume, file and image",
-	  "rfajpDnR" },
+	  "rfajpDnRQ" },
+	{ "log", verb_log, 1, 1, "SOURCE|DEVICE", "show what Windows may replay, from $LogFile",
+	  "j" },
 	{ "reserve", verb_reserve, 2, 2, "SOURCE SIZE",
 	  "make room inside a dynamic VHD or qcow2 on a mounted file system", "" },
-	{ "verify", verb_verify, 1, 1, "NAME", "compare an open device with the disk as it is now",
-	  "j" },
+	{ "verify", verb_verify, 0, 1, "[NAME]",
+	  "compare an open device, or all, with the disk as it is now", "j" },
 	{ "host", verb_host, 2, 2, "DEVICE NAME",
 	  "make a read-only view of the NTFS volume, mountable beside open images", "" },
 	{ NULL, NULL, 0, 0, NULL, NULL, NULL },
@@ -83,6 +88,7 @@ static const struct option long_options[] = {
 	{ "data", required_argument, NULL, OPT_DATA },
 	{ "snapshot", required_argument, NULL, OPT_SNAPSHOT },
 	{ "static", no_argument, NULL, OPT_STATIC },
+	{ "quick", no_argument, NULL, OPT_QUICK },
 	{ "repair", optional_argument, NULL, OPT_REPAIR },
 	{ "concise", no_argument, NULL, OPT_CONCISE },
 	{ "test", no_argument, NULL, OPT_TEST },
@@ -184,13 +190,34 @@ static void use(struct command *c, char key)
 		c->used[c->n_used++] = key;
 }
 
+/* Options that switch something on. */
+static bool take_flag(struct command *c, int key)
+{
+	const struct {
+		int key;
+		char letter;
+		bool *flag;
+	} flags[] = {
+		{ 'r', 'r', &c->opt.req.readonly }, { OPT_QUICK, 'Q', &c->opt.req.quick },
+		{ OPT_JSON, 'j', &c->opt.json },    { OPT_CONCISE, 'c', &c->opt.concise },
+		{ OPT_TEST, 't', &c->opt.test },    { OPT_DEFERRED, 'd', &c->opt.deferred },
+	};
+
+	for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+		if (flags[i].key != key)
+			continue;
+		*flags[i].flag = true;
+		use(c, flags[i].letter);
+		return true;
+	}
+	return false;
+}
+
 static int take_option(struct command *c, int key)
 {
-	switch (key) {
-	case 'r':
-		c->opt.req.readonly = true;
-		use(c, 'r');
+	if (take_flag(c, key))
 		return DONE;
+	switch (key) {
 	case 'f':
 		use(c, 'f');
 		return set_format(&c->opt.req, optarg);
@@ -213,22 +240,6 @@ static int take_option(struct command *c, int key)
 	case OPT_STATIC:
 		c->opt.req.as_static = c->opt.req.readonly = true;
 		use(c, 's');
-		return DONE;
-	case OPT_JSON:
-		c->opt.json = true;
-		use(c, 'j');
-		return DONE;
-	case OPT_CONCISE:
-		c->opt.concise = true;
-		use(c, 'c');
-		return DONE;
-	case OPT_TEST:
-		c->opt.test = true;
-		use(c, 't');
-		return DONE;
-	case OPT_DEFERRED:
-		c->opt.deferred = true;
-		use(c, 'd');
 		return DONE;
 	case OPT_DEBUG:
 		opt_debug = true;

@@ -23,12 +23,15 @@ const char *failure_text(void)
 	return last_failure[0] ? last_failure : NULL;
 }
 
-/* Names and labels come from the volume: no escape sequences, no line feeds. */
-static void defuse(char *s)
+/* No escape sequences, no line feeds; nor the control characters that UTF-8 has as C2 80 to 9F. */
+void defuse(char *s)
 {
-	for (; *s; s++)
+	for (; *s; s++) {
 		if ((unsigned char)*s < ' ' || *s == 0x7f)
 			*s = '?';
+		if ((unsigned char)s[0] == 0xc2 && ((unsigned char)s[1] & 0xe0) == 0x80)
+			s[0] = s[1] = '?';
+	}
 }
 
 int fail(enum exit_code code, const char *fmt, ...)

@@ -32,6 +32,9 @@ void warn(const char *fmt, ...) PRINTF(1, 2);
 void note(const char *fmt, ...) PRINTF(1, 2); /* what was done, unless --quiet */
 void debug(const char *fmt, ...) PRINTF(1, 2);
 
+/* What no terminal should get becomes '?', in place: names and labels come from the volume. */
+void defuse(char *s);
+
 /* While hushed, fail() only remembers. Nests. */
 void msg_hush(bool on);
 

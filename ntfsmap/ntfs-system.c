@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Reading the volume's own files: $Bitmap, $BadClus, $LogFile, hiberfil.sys. */
+/* Reading the volume's own files: $Bitmap, $BadClus, hiberfil.sys. */
 #include <errno.h>
 
 #include "msg.h"
@@ -184,19 +184,6 @@ long volume_read_root_file(struct volume *vol, const char *name, void *buf, size
 	if (!ni)
 		return -EIO;
 	n = read_unnamed(ni, buf, len, size);
-	ntfs_inode_close(ni);
-	return n;
-}
-
-long volume_read_record(struct volume *vol, uint64_t record, void *buf, size_t len)
-{
-	ntfs_inode *ni = ntfs_inode_open(vol->lib->vol, record);
-	uint64_t size;
-	long n;
-
-	if (!ni)
-		return -EIO;
-	n = read_unnamed(ni, buf, len, &size);
 	ntfs_inode_close(ni);
 	return n;
 }

@@ -15,6 +15,11 @@
 
 #include "../libvdisk/extents.h"
 
+/* The bits of attr_flags below. */
+#define ATTR_COMPRESSED 0x00ff
+#define ATTR_ENCRYPTED	0x4000
+#define ATTR_SPARSE	0x8000
+
 struct ntfs_lib; /* libntfs' own objects, see ntfs-lib.h */
 
 struct volume {
@@ -96,10 +101,76 @@ int volume_bitmap_check(struct volume *vol, const struct vdisk_extents *x, uint6
 /* How many of the extents' clusters $BadClus lists. 0 or -errno. */
 int volume_badclus_check(struct volume *vol, const struct vdisk_extents *x, uint64_t *bad);
 
-/* Read the beginning of a file in the root directory (any spelling) or of a system file by record
- * number. Returns bytes read, 0 when there is no such file, -errno. *size is the file's. */
+/* An attribute that has one of the clusters of a file and is not that file's stream. */
+struct owner_claim {
+	uint64_t record; /* of the MFT, where it is */
+	uint16_t sequence;
+	uint64_t base;	/* the record that its file begins in; the same if it is no extent record */
+	bool same_file; /* as the stream's */
+	bool same_stream; /* but the file does not know of this part of it, or has it twice */
+	uint32_t type;
+	char *name; /* of the attribute, or "" */
+	char *file; /* a name of its file, or NULL where the records do not tell it */
+	uint64_t lcn;
+};
+
+/* What a pass over the whole MFT has found. */
+struct owners {
+	uint64_t records; /* in use */
+	uint64_t claims;  /* of others */
+	struct owner_claim first;
+	uint64_t unreadable; /* records in use: what they have is not known */
+	uint64_t first_unreadable;
+	const char *problem; /* of that one */
+};
+
+/* Who else has clusters of the file's stream? Its runs must be good. 0 or -errno. */
+int volume_owners(const struct ntfs_file *file, struct owners *o);
+void owners_free(struct owners *o);
+
+/* "$DATA" and so on; NULL for one that NTFS does not have. */
+const char *ntfs_attr_type_name(uint32_t type);
+
+/* The extents without holes, sorted by their place on the device. */
+struct sorted_extents {
+	struct vdisk_extent *v;
+	size_t n;
+};
+
+/* Where on the volume a file is described and stored. */
+struct file_places {
+	struct record_place {
+		uint64_t byte;	 /* of the volume */
+		uint64_t record; /* of the MFT */
+		uint64_t lsn;	 /* of the last change that is in it */
+	} * v;			 /* its base record and all extent records, sorted by byte */
+	size_t n;
+	struct sorted_extents clusters, list; /* its data; its attribute list */
+};
+
+/* Where the volume's own files are, and the units of it all. */
+struct volume_places {
+	uint32_t cluster_size, record_size;
+	struct vdisk_extents mft, bitmap;
+};
+
+/* 0 or -errno; ends with volume_places_free() in any case. */
+int volume_places(struct volume *vol, struct volume_places *places);
+void volume_places_free(struct volume_places *places);
+
+/* Of a file whose runs are good. 0 or -errno; ends with file_places_free() in any case. */
+int ntfs_file_places(struct ntfs_file *f, struct file_places *places);
+void file_places_free(struct file_places *places);
+
+struct log_io;
+
+/* The volume's $LogFile. 0 or -errno; ends with volume_log_done() in any case. */
+int volume_log_io(struct volume *vol, struct log_io *io);
+void volume_log_done(struct log_io *io);
+
+/* Read the beginning of a file in the root directory (any spelling). Returns bytes read, 0 when
+ * there is no such file, -errno. *size is the file's. */
 long volume_read_root_file(struct volume *vol, const char *name, void *buf, size_t len,
 			   uint64_t *size);
-long volume_read_record(struct volume *vol, uint64_t record, void *buf, size_t len);
 
 #endif

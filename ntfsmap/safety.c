@@ -15,14 +15,11 @@
 #include "layout.h"
 #include "sleep.h"
 
-/* FILE_ATTR_* and ATTR_IS_* of [MS-FSCC] 2.6 and of the attribute record. */
+/* FILE_ATTR_* of [MS-FSCC] 2.6. */
 #define FILE_READONLY		   0x1
 #define FILE_OFFLINE		   0x1000
 #define FILE_RECALL_ON_OPEN	   0x40000
 #define FILE_RECALL_ON_DATA_ACCESS 0x400000
-#define ATTR_COMPRESSED		   0x00ff
-#define ATTR_ENCRYPTED		   0x4000
-#define ATTR_SPARSE		   0x8000
 #define FIRST_USER_RECORD	   24
 #define TAG_CLOUD		   0x9000001a /* with any value in bits 12 to 15 */
 #define TAG_CLOUD_MASK		   0xffff0fff
@@ -43,6 +40,8 @@ struct fact *fact_add(struct facts *facts, const char *name, enum exit_code code
 	if (vasprintf(&f->text, fmt, ap) < 0)
 		f->text = NULL;
 	va_end(ap);
+	if (f->text)
+		defuse(f->text);
 	return f;
 }
 
@@ -366,7 +365,7 @@ static void look_at_clusters(const struct ntfs_file *f, struct facts *facts)
 		ok(facts, "bad-clusters", "none of its clusters is listed as bad");
 }
 
-static void look_at_file(const struct ntfs_file *f, const struct request *req, struct facts *facts)
+static void look_at_file(struct ntfs_file *f, const struct request *req, struct facts *facts)
 {
 	look_at_kind(f, facts);
 	if (f->directory)
@@ -383,6 +382,8 @@ static void look_at_file(const struct ntfs_file *f, const struct request *req, s
 	ok(facts, "runs", "%llu bytes in %zu run%s, all inside the volume",
 	   (unsigned long long)f->data_size, f->extents.n, f->extents.n == 1 ? "" : "s");
 	look_at_clusters(f, facts);
+	look_at_owners(f, req, facts);
+	look_at_log(f, req, facts);
 }
 
 int safety_look(struct image *img, const struct request *req, struct facts *facts)

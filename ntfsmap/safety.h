@@ -13,6 +13,7 @@ struct request {
 	bool readonly;
 	bool as_static;	    /* read-only, of stock targets */
 	bool hold;	    /* a plain file stays locked until it is closed: it is mapped then */
+	bool quick;	    /* no pass over the MFT */
 	bool base;	    /* a parent, or its data file: nobody may write to it */
 	const char *parent; /* the SOURCE that names the first parent, or NULL */
 	const char *data;   /* the same for the data file */

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <ctype.h>
+#include <string.h>
+#include <strings.h>
 
-#include "msg.h"
-#include "ntfs-lib.h"
+#include "logfile.h"
 #include "sleep.h"
-#include <ntfs-3g/logfile.h>
 
 #define HIBERFILE_HEADER 4096
-#define RESTART_BYTES	 65536 /* two restart pages of any size that Windows uses */
 
 static bool all_bytes(const void *buf, size_t len, int value)
 {
@@ -49,70 +48,30 @@ static void read_hiberfile(struct volume *vol, struct sleep_state *s)
 		s->magic[i] = (char)(isprint((unsigned char)head[i]) ? head[i] : '.');
 }
 
-/* A restart page with its fixups undone, or NULL. Bounds come before every read. */
-static const RESTART_AREA *restart_area(u8 *page, size_t left, RESTART_PAGE_HEADER **header)
+static enum logfile classify_logfile(const struct log *log)
 {
-	RESTART_PAGE_HEADER *h = (RESTART_PAGE_HEADER *)page;
-	u32 size, offset;
-
-	if (left < sizeof(*h) || !ntfs_is_rstr_record(h->magic))
-		return NULL;
-	size = le32_to_cpu(h->system_page_size);
-	offset = le16_to_cpu(h->restart_area_offset);
-	if (size < 512 || size > left || size & (size - 1) || offset + sizeof(RESTART_AREA) > size)
-		return NULL;
-	if (ntfs_mst_post_read_fixup((NTFS_RECORD *)page, size))
-		return NULL;
-	*header = h;
-	return (const RESTART_AREA *)(page + offset);
-}
-
-/* Of two valid pages the one with the higher LSN is the newer. */
-static const RESTART_AREA *newest_area(u8 *buf, size_t n, RESTART_PAGE_HEADER **header)
-{
-	RESTART_PAGE_HEADER *h1 = NULL, *h2 = NULL;
-	const RESTART_AREA *a1 = restart_area(buf, n, &h1), *a2 = NULL;
-	/* The second page follows the first; when that is torn, 4096 is what Windows uses. */
-	size_t at = a1 ? le32_to_cpu(h1->system_page_size) : 4096;
-
-	if (at < n)
-		a2 = restart_area(buf + at, n - at, &h2);
-	if (a2 && (!a1 || sle64_to_cpu(a2->current_lsn) > sle64_to_cpu(a1->current_lsn))) {
-		*header = h2;
-		return a2;
-	}
-	*header = h1;
-	return a1;
-}
-
-static enum logfile classify_logfile(const RESTART_PAGE_HEADER *h, const RESTART_AREA *area)
-{
-	if (sle16_to_cpu(h->major_ver) >= 2)
+	if (log->kind == LOG_EMPTY)
+		return LOG_RESET;
+	if (log->kind == LOG_INVALID)
+		return LOG_DAMAGED;
+	if (log->major >= 2)
 		return LOG_IN_USE;
-	if (area->flags & RESTART_VOLUME_IS_CLEAN || area->client_in_use_list == LOGFILE_NO_CLIENT)
-		return LOG_CLEAN;
-	return LOG_UNCLEAN;
+	return log->clean ? LOG_CLEAN : LOG_UNCLEAN;
 }
 
 static void read_logfile(struct volume *vol, struct sleep_state *s)
 {
-	u8 *buf = must_alloc(RESTART_BYTES);
-	long n = volume_read_record(vol, FILE_LogFile, buf, RESTART_BYTES);
-	RESTART_PAGE_HEADER *header = NULL;
-	const RESTART_AREA *area;
+	struct log log = { .kind = LOG_INVALID };
+	struct log_io io;
 
 	s->logfile = LOG_DAMAGED;
-	if (n > 0 && all_bytes(buf, (size_t)n, 0xff)) {
-		s->logfile = LOG_RESET;
-	} else if (n > 0) {
-		area = newest_area(buf, (size_t)n, &header);
-		if (area) {
-			s->log_major = sle16_to_cpu(header->major_ver);
-			s->log_minor = sle16_to_cpu(header->minor_ver);
-			s->logfile = classify_logfile(header, area);
-		}
+	if (!volume_log_io(vol, &io) && !log_open(&io, &log)) {
+		s->log_major = log.major;
+		s->log_minor = log.minor;
+		s->logfile = classify_logfile(&log);
 	}
-	free(buf);
+	log_close(&log);
+	volume_log_done(&io);
 }
 
 void volume_sleep_state(struct volume *vol, struct sleep_state *s)

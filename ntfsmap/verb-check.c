@@ -48,8 +48,7 @@ static void print_facts(const struct image *img, const struct request *req,
 		printf("%s: can be mapped %s\n", img->name, mode);
 }
 
-/* `check VOLUME` looks at the volume alone. */
-static int open_for_check(const char *spec, const char *format, struct image *img)
+int open_file_or_volume(const char *spec, const char *format, struct image *img)
 {
 	int code = image_open(spec, img);
 
@@ -84,7 +83,7 @@ int verb_check(int argc, char **argv, const struct options *opt)
 	(void)argc;
 	if (opt->repair)
 		return repair_source(argv[0], opt);
-	code = open_for_check(argv[0], opt->req.format, &img);
+	code = open_file_or_volume(argv[0], opt->req.format, &img);
 	if (code)
 		return code;
 	code = safety_look(&img, &opt->req, &facts);

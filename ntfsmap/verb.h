@@ -35,6 +35,7 @@ int verb_map(int argc, char **argv, const struct options *opt);
 int verb_cat(int argc, char **argv, const struct options *opt);
 int verb_check(int argc, char **argv, const struct options *opt);
 int verb_verify(int argc, char **argv, const struct options *opt);
+int verb_log(int argc, char **argv, const struct options *opt);
 int verb_reserve(int argc, char **argv, const struct options *opt);
 int verb_host(int argc, char **argv, const struct options *opt);
 
@@ -47,6 +48,9 @@ int need_readable(const struct image *img);
 
 /* Put loop devices where device-mapper cannot take the file or device itself. */
 int attach_loops(struct image *img, bool readonly);
+
+/* Open SOURCE, or where it names a volume, that alone. */
+int open_file_or_volume(const char *spec, const char *format, struct image *img);
 
 /* Open SOURCE and its parents for reading their contents, whatever the safety facts are. */
 int open_disk(const char *spec, const struct request *req, struct image *img);
