@@ -244,10 +244,193 @@ sub copied {
 	agrees("$version, the first page of the ring in a copy", $log, ['-b'], oldest => $oldest, newest => 'copy');
 }
 
+# A mount begins a new page.
+sub mounts {
+	my ($version) = @_;
+	my $log = mixed(mklog::new(version => $version, size => SMALL), 30);
+	mklog::next_page($log);
+	agrees("$version, a page that ends early", mixed($log, 50), ['-f']);
+}
+
+# ---- damage ----
+
+sub plant {
+	my ($bytes, %stream) = @_;
+	mklog::plant($image, $bytes, @runs);
+	my ($status, $out, $err) = run($ntfsmap, 'log', '--json', $image);
+	return ($status, eval { JSON::PP->new->decode($out) } // {}, $err);
+}
+
+# What comes before the damage is listed; `because`: why it is not followed. Returns how many records there are.
+sub broken {
+	my ($name, $bytes, $because) = @_;
+	my ($status, $json, $err) = plant($bytes);
+	is($status, 6, "$name: exit 6");
+	ok(exists $json->{whole} && !$json->{whole}, "$name: not whole");
+	like($json->{problem} // '', $because, "$name: says why");
+	like($err, qr/^ntfsmap: [^\n]*\$LogFile[^\n]*\n\z/, "$name: in one message");
+	my ($text_status, $text) = run($ntfsmap, 'log', $image);
+	is($text_status, 6, "$name: as text too");
+	return scalar @{$json->{records} // []};
+}
+
+sub whole {
+	my ($name, $bytes, $count) = @_;
+	my ($status, $json, $err) = plant($bytes);
+	is($status, 0, "$name: exit 0") || diag($err);
+	is(scalar @{$json->{records} // []}, $count, "$name: all records");
+}
+
+# In page 2 of the ring, in the middle of what is pending.
+sub damaged_pages {
+	my ($version) = @_;
+	my $log = mixed(mklog::new(version => $version, size => SMALL), 150);
+	my $page = $log->{ring} + 1;
+	my $last = mklog::page_of($log, $log->{records}[-1]{lsn});
+	my $count = @{$log->{records}};
+	my ($first) = grep $_->{page} == $page, @{$log->{records}};
+	my $before = grep $_->{page} * 4096 + $_->{offset} + 0x30 + $_->{data_length} <= $page * 4096,
+		@{$log->{records}};
+	my $good = mklog::stream($log);
+	my $with = sub {
+		my ($at, $bytes) = @_;
+		my $bad = $good;
+		substr($bad, $at, length $bytes) = $bytes;
+		return $bad;
+	};
+	my $start = $page * 4096;
+	ok($last > $page && $before && $before < $count, "$version: the damage is in the middle");
+	whole("$version, undamaged", $good, $count);
+	my %bad = (
+		'a torn block' => [$start + 1022, "\xaa\x55"], 'the last block torn' => [$start + 4094, "\xaa\x55"],
+		'another update sequence number' => [$start + 0x28, "\xaa\x55"],
+		'an impossible place of the fixups' => [$start + 4, "\xf8\x0f"], 'no fixups' => [$start + 6, "\0\0"],
+		'too many fixups' => [$start + 6, "\x0a\0"], 'zeros' => [$start, "\0" x 4096],
+		'ones' => [$start, "\xff" x 4096], 'another magic' => [$start, 'BAAD'],
+		'the page of another place' => [$start, substr $good, $start + 4096, 4096],
+	);
+	for (sort keys %bad) {
+		is(broken("$version, $_", $with->(@{$bad{$_}}), qr/./), $before, "$version, $_: what comes before is listed");
+	}
+	whole("$version, a torn page behind the end", $with->(($last + 1) * 4096 + 1022, "\xaa\x55"), $count);
+	whole("$version, zeros in place of a copy", $with->(2 * 4096, "\0" x 4096), $count);
+	whole("$version, one torn restart page", $with->(510, 'XX'), $count);
+	whole("$version, the other one", $with->(4096 + 510, 'XX'), $count);
+	whole("$version, no first restart page", $with->(0, "\0" x 4096), $count);
+	broken("$version, no restart page", $with->(0, "\0" x 8192), qr/restart page/);
+	my $torn = $with->(510, 'XX');
+	substr($torn, 4096 + 510, 2) = 'XX';
+	broken("$version, both restart pages torn", $torn, qr/restart page/);
+}
+
+# Tearing the ring's page, or its copy: one good version is enough.
+sub damaged_copies {
+	my ($version) = @_;
+	my $log = mklog::new(version => $version, size => SMALL);
+	my $oldest = around($log, 3, 2);
+	my $count = grep $_->{lsn} >= $oldest, @{$log->{records}};
+	my $page = mklog::page_of($log, $log->{records}[-1]{lsn});
+	for ([both => $page], [both => 2], [copy => $page], [stale => 2]) {
+		my ($newest, $torn) = @$_;
+		my $bytes = mklog::stream($log, oldest => $oldest, newest => $newest);
+		substr($bytes, $torn * 4096 + 1022, 2) = "\xaa\x55";
+		whole("$version, newest: $newest, page $torn torn", $bytes, $count);
+	}
+	for ([copy => 2], [older => 2], [stale => $page]) {
+		my ($newest, $torn) = @$_;
+		my $bytes = mklog::stream($log, oldest => $oldest, newest => $newest);
+		substr($bytes, $torn * 4096 + 1022, 2) = "\xaa\x55";
+		broken("$version, newest: $newest, page $torn torn", $bytes, qr/./);
+	}
+}
+
+# In a record in the middle.
+sub damaged_records {
+	my ($version) = @_;
+	my $log = mixed(mklog::new(version => $version, size => SMALL), 150);
+	my $good = mklog::stream($log);
+	my ($n) = grep $log->{records}[$_]{page} == $log->{ring} + 1, 0 .. 149;
+	my ($before, $r, $next) = @{$log->{records}}[$n, $n + 1, $n + 2];
+	my %bad = (
+		'length 0' => [0x18, pack 'V', 0], 'length 0x18' => [0x18, pack 'V', 0x18],
+		'a length that is no multiple of 8' => [0x18, pack 'V', $r->{data_length} + 4],
+		'a huge length' => [0x18, pack 'V', 0x7ffffff8], 'a length below zero' => [0x18, pack 'V', 0xfffffff8],
+		'a length longer than the log' => [0x18, pack 'V', SMALL], 'type 0' => [0x20, pack 'V', 0],
+		'type 3' => [0x20, pack 'V', 3], 'more clusters than it has room for' => [0x3e, pack 'v', 0xffff],
+		'an LSN that goes back' => [0, pack 'Q<', $before->{lsn}], 'LSN 0' => [0, pack 'Q<', 0],
+		'the LSN of another lap' => [0, pack 'Q<', $r->{lsn} - (1 << 64 - $log->{seq_bits})],
+		'an LSN that goes ahead' => [0, pack 'Q<', $next->{lsn}],
+	);
+	for (sort keys %bad) {
+		my ($at, $bytes) = @{$bad{$_}};
+		my $bad = $good;
+		mklog::edit(\$bad, $r->{page}, sub { substr($_[0], $r->{offset} + $at, length $bytes) = $bytes });
+		is(broken("$version, $_", $bad, qr/0x|page/), $n + 1, "$version, $_: what comes before is listed");
+	}
+}
+
+# In the restart pages.
+sub damaged_restarts {
+	my ($version) = @_;
+	my $log = mixed(mklog::new(version => $version, size => SMALL, lap => 5), 150);
+	my ($first, $last) = map $_->{lsn}, @{$log->{records}}[0, -1];
+	my $lap = 1 << 64 - $log->{seq_bits};
+	my %bad = (
+		'oldest in the restart pages' => {oldest => 5 * $lap + 8}, 'oldest between two' => {oldest => $first + 1},
+		'oldest in the copies' => {oldest => 5 * $lap + (2 * 4096 + 0x40) / 8},
+		'oldest in a page header' => {oldest => 5 * $lap + ($log->{ring} * 4096 + 8) / 8},
+		'oldest behind the end of the log' => {oldest => 5 * $lap + (SMALL + 0x40) / 8},
+		'oldest in the lap before' => {oldest => $first - $lap}, 'oldest in the next lap' => {oldest => $first + $lap},
+		'oldest 0' => {oldest => 0}, 'all ones' => {oldest => ~0}, 'current in the next lap' => {current => $last + $lap},
+		'current behind the last' => {current => $last + 8}, 'current in the lap before' => {current => $last - $lap},
+		'current before oldest' => {oldest => $last, current => $first},
+		'a file size beyond the file' => {file_size => SMALL * 2}, 'a negative file size' => {file_size => ~0 - 4095},
+		'a tiny file size' => {file_size => 8192}, 'seq_number_bits 0' => {seq_bits => 0},
+		'seq_number_bits 64' => {seq_bits => 64}, 'seq_number_bits one less' => {seq_bits => $log->{seq_bits} - 1},
+		'seq_number_bits one more' => {seq_bits => $log->{seq_bits} + 1}, 'records at 0' => {data_offset => 0},
+		'records at the end of a page' => {data_offset => 4096}, 'records at an odd place' => {data_offset => 0x44},
+		'a page size of 0' => {log_page_size => 0}, 'an odd page size' => {log_page_size => 4000},
+		'a huge page size' => {log_page_size => 1 << 31}, 'version 3.0' => {major => 3}, 'version 0.0' => {major => 0,
+		minor => 0}, 'longer record headers' => {header_length => 0x38}, 'an area outside' => {area_offset => 4090},
+		'another magic' => {magic => 'RCRD'},
+	);
+	broken("$version, $_", mklog::stream($log, %{$bad{$_}}), qr/./) for sort keys %bad;
+}
+
+sub empty {
+	whole('all ones', "\xff" x SMALL, 0);
+	broken('all zeros', "\0" x SMALL, qr/restart page/);
+	my ($status, $json) = plant("\xff" x SMALL);
+	like($json->{clean}, qr/^[01]$/, 'a log that was reset has no version') if !defined $json->{version};
+}
+
+# A description on standard input makes the same file.
+sub described {
+	my $log = mklog::new(version => '1.1', size => SMALL);
+	mklog::restart($log);
+	mklog::record($log, redo => 21, undo => 22, lcns => [4, 5], index => 2, redo_data => "\1\2\3");
+	spew("$T/said", "restart\nredo=21 undo=22 lcns=4,0x5 index=2 redo_data=010203\n");
+	must('sh', '-c', '"$0" make "$1" version=1.1 size="$2" clean=1 newest=both <"$3"', "$top/tests/lib/mklog.pl",
+		"$T/made", SMALL, "$T/said");
+	ok(slurp("$T/made") eq mklog::stream($log, clean => 1, newest => 'both'), 'mklog.pl makes what is described');
+	must("$top/tests/lib/mklog.pl", 'plant', $image, "$T/made");
+	ok(must('ntfscat', '-i', 2, $image) eq slurp("$T/made"), 'and puts it where ntfscat finds it');
+}
+
 volume(SMALL);
 for my $version (@versions) {
 	contents($version);
 	laps($version);
 	copied($version);
+	mounts($version);
+	damaged_pages($version);
+	damaged_copies($version);
+	damaged_records($version);
+	damaged_restarts($version);
 }
+empty();
+described();
+volume(SMALL - 4096); # the generated log then ends behind the file
+my $cut = mklog::stream(mixed(mklog::new(version => '1.1', size => SMALL), 150));
+broken('a $LogFile that was truncated', substr($cut, 0, SMALL - 4096), qr/size|long|short/);
 done_testing();
