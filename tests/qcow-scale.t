@@ -109,7 +109,7 @@ hog() {
 		die "nothing was swapped\n" if $used < 32;' "$1"
 }
 
-make_# read_beside PID: as long as the process is there, and once at least
+# read_beside PID: as long as the process is there, and once at least
 read_beside() {
 	local rounds=0
 	while :; do
@@ -120,7 +120,7 @@ read_beside() {
 	done
 }
 
-chain() {
+make_chain() {
 	local n parent=()
 	for n in $(seq $((depth - 1))); do
 		dmsetup create "c$n" --readonly --table "$(table "c$n" /dev/vda cache_kib 64 read_only "${parent[@]}")" || return
