@@ -76,7 +76,7 @@ void verb_file(struct forge *forge)
 	inode_done(ni);
 }
 
-/* One file of one cluster, which is taken already. The directory must be closed when the file is. */
+/* One file of one cluster, which is taken already. The directory must be closed then. */
 static void add_small(ntfs_volume *vol, u64 directory, s64 number, LCN lcn)
 {
 	const struct stream_plan plan = {
