@@ -280,7 +280,7 @@ sub runs {
 	my ($bytes, $sectors) = unpack 'x11 v C', $sector;
 	my $cluster = $bytes * ($sectors > 128 ? 1 << 256 - $sectors : $sectors);
 	open my $said, '-|', 'sh', '-c', 'exec ntfscluster -q -f -I "$0" "$1" 2>/dev/null', $record, $image or die $!;
-	while (<$said>) {
+	for (<$said>) {
 		$data = /0x80/ if /^\s*0x/;
 		push @runs, [$2 * $cluster, $3 * $cluster] if $data && /^\s*(\d+)\s+(\d+)\s+(\d+)\s*$/;
 	}
@@ -319,7 +319,7 @@ sub make {
 	my ($path, @words) = @_;
 	my %r = words(@words);
 	my $log = new(%r);
-	while (<STDIN>) {
+	for (<STDIN>) {
 		my @of = split;
 		next if !@of;
 		$of[0] eq 'restart' ? restart($log, words(@of[1 .. $#of])) : record($log, words(@of));
