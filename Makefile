@@ -133,6 +133,9 @@ check: deps
 	@$(MAKE) --no-print-directory tools
 	@INSTALL=$(INSTALL) prove --timer -j$(JOBS) $(TESTS)
 
+bench-owners: tools
+	@bench/owners.sh
+
 lint:
 	@tests/deps.sh build lint
 	@tests/lint.sh
@@ -172,8 +175,9 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 	@echo 'make deps       install what building and testing need (Debian packages only)'
 	@echo 'make lint       clang-format, cppcheck, shellcheck'
+	@echo 'make bench-owners  measure the pass over the MFT'
 	@echo 'make clean      remove build/'
 	@echo 'INSTALL=no      never call apt; tests that lack a tool are skipped by name'
 
-.PHONY: all tools module modules_install deps demo check lint install uninstall clean help
+.PHONY: all tools module modules_install deps demo check bench-owners lint install uninstall clean help
 .SECONDARY:

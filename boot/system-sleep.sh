@@ -7,8 +7,9 @@
 # compared with the volume, and one that is not where the volume says gets a table whose I/O fails: writers get an
 # error at once, and dirty pages stay in memory. Its users then have to be ended, and it can be closed.
 #
-# The table is replaced with --nolockfs, since freezing the file system above writes all of its dirty pages first, to
-# the very places that must not be written; and with --noflush, which asks targets not to wait for I/O.
+# The table is replaced with --noflush and --nolockfs: otherwise the kernel freezes the file system above it first, and
+# that writes all of its dirty pages to the very places that must not be written. (Kernels so far take --noflush for
+# both; --nolockfs says what is meant.)
 #
 # What this cannot do:
 # - The kernel thaws all tasks before systemd runs this. What is written until the table is replaced, a fraction of a
@@ -17,7 +18,7 @@
 # - It compares where the file lies, not what is in it: if Windows wrote to the image, a file system that was mounted
 #   from it has old contents in memory and destroys new ones, and nothing tells.
 # - It is no help where systemd does not put the machine to sleep, nor if it lies on the mapping that it has to end.
-# So close what can be written before hibernating Linux: ntfsmap(8), LINUX HIBERNATES TOO.
+# So close what can be written before hibernating Linux: ntfsmap(8), WHEN LINUX HIBERNATES TOO.
 set -u
 PATH=$PATH:/usr/local/sbin
 

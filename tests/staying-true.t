@@ -135,16 +135,26 @@ gone() {
 	losetup /dev/loop0 "$T/other.img"
 	ntfsmap open -q /dev/loop0:/a x >/dev/null
 	ntfsmap open -q --readonly /dev/loop0:/b y >/dev/null
-	exits 0 "on a loop device" ntfsmap verify x
+	cp --sparse=always "$T/other.img" "$T/third.img"
+	losetup /dev/loop1 "$T/third.img"
+	dmsetup create disk --table "0 $(blockdev --getsz /dev/loop1) linear /dev/loop1 0"
+	ntfsmap open -q /dev/mapper/disk:/a z >/dev/null
+	exits 0 "on loop devices" ntfsmap verify
 	printf 'no NTFS here ' | dd of="$T/other.img" conv=notrunc status=none
 	exits 4 "the volume is no NTFS any more" ntfsmap verify x
 	like "$err" 'ntfsmap: x: .*no NTFS volume' "  the message names the mapping"
+	dmsetup wipe_table disk
+	exits 7 "the volume cannot be read" ntfsmap verify z
+	exits 7 "verify of all: the highest, where none differs" ntfsmap verify
+	dmsetup wipe_table x
+	exits 6 "  but a difference is the worst" ntfsmap verify
 	sleep_hook post hybrid-sleep
-	is "$(targets x)" error "the hook fences what can write and cannot be compared"
+	is "$(targets z)" error "the hook fences what can write and cannot be compared"
 	is "$(targets y)" linear "  but not what cannot write"
 	like "$err" '/dev/mapper/y could not be compared' "  and tells"
-	exits 6 "verify of all: a difference is the worst" ntfsmap verify
-	ntfsmap close x y a
+	ntfsmap close x y z a
+	dmsetup remove disk
+	losetup -D
 }
 
 # libntfs-3g takes a reference with the sequence number 0 for any file that has the record.

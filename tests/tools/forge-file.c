@@ -76,6 +76,55 @@ void verb_file(struct forge *forge)
 	inode_done(ni);
 }
 
+/* One file of one cluster, which is taken already. The directory must be closed then. */
+static void add_small(ntfs_volume *vol, u64 directory, s64 number, LCN lcn)
+{
+	const struct stream_plan plan = {
+		.size = vol->cluster_size,
+		.init = vol->cluster_size,
+		.fill = FILL_NONE,
+	};
+	runlist_element *rl = forge_alloc(2 * sizeof(*rl));
+	ntfs_inode *dir = ntfs_inode_open(vol, directory);
+	char leaf[32];
+	ntfschar *name;
+	ntfs_inode *ni;
+	int length;
+
+	snprintf(leaf, sizeof(leaf), "%08lld", (long long)number);
+	name = unicode(leaf, &length);
+	ni = dir ? ntfs_create(dir, const_cpu_to_le32(0), name, length, S_IFREG) : NULL;
+	if (!ni)
+		die_errno("cannot create %s", leaf);
+	inode_done(dir);
+	rl[0] = (runlist_element){ .vcn = 0, .lcn = lcn, .length = 1 };
+	rl[1] = (runlist_element){ .vcn = 1, .lcn = LCN_ENOENT };
+	grow_stream(ni, NULL, &plan, rl);
+	inode_done(ni);
+	free(name);
+}
+
+/* A directory full of files that have a cluster each. */
+void verb_many(struct forge *forge)
+{
+	const struct layout layout = { .runs = 1, .from = -1 };
+	const s64 count = parse_number(forge->argv[1], "COUNT");
+	runlist_element *rl;
+	ntfs_inode *dir;
+	u64 number;
+
+	check_creatable(forge->vol, forge->argv[0]);
+	if (!count)
+		die("COUNT must not be 0");
+	rl = layout_allocate(forge->vol, &layout, count);
+	dir = create_at(forge->vol, forge->argv[0], S_IFDIR);
+	number = dir->mft_no;
+	inode_done(dir);
+	for (s64 i = 0; i < count; i++)
+		add_small(forge->vol, number, i, rl->lcn + i);
+	free(rl);
+}
+
 void verb_stream(struct forge *forge)
 {
 	struct stream_plan plan;

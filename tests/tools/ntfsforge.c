@@ -156,6 +156,7 @@ static const struct verb verbs[] = {
 	/* healthy files */
 	{ "mkdir", 1, 1, READ_WRITE, verb_mkdir, "PATH" },
 	{ "file", 2, 2, READ_WRITE, verb_file, "PATH SIZE " STREAM_OPTIONS },
+	{ "many", 2, 2, READ_WRITE, verb_many, "PATH COUNT" },
 	{ "stream", 3, 3, READ_WRITE, verb_stream, "PATH NAME SIZE " STREAM_OPTIONS },
 	{ "onlystream", 3, 3, READ_WRITE, verb_onlystream, "PATH NAME SIZE " STREAM_OPTIONS },
 	{ "slack", 2, 2, READ_WRITE, verb_slack, "PATH CLUSTERS" },
