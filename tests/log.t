@@ -307,11 +307,11 @@ sub damaged_pages {
 		'an impossible place of the fixups' => [$start + 4, "\xf8\x0f"], 'no fixups' => [$start + 6, "\0\0"],
 		'too many fixups' => [$start + 6, "\x0a\0"], 'zeros' => [$start, "\0" x 4096],
 		'ones' => [$start, "\xff" x 4096], 'another magic' => [$start, 'BAAD'],
-		'the page of another place' => [$start, substr $good, $start + 4096, 4096],
 	);
 	for (sort keys %bad) {
 		is(broken("$version, $_", $with->(@{$bad{$_}}), qr/./), $before, "$version, $_: what comes before is listed");
 	}
+	broken("$version, the page of another place", $with->($start, substr $good, $start + 4096, 4096), qr/./);
 	whole("$version, a torn page behind the end", $with->(($last + 1) * 4096 + 1022, "\xaa\x55"), $count);
 	whole("$version, zeros in place of a copy", $with->(2 * 4096, "\0" x 4096), $count);
 	whole("$version, one torn restart page", $with->(510, 'XX'), $count);
@@ -321,6 +321,23 @@ sub damaged_pages {
 	my $torn = $with->(510, 'XX');
 	substr($torn, 4096 + 510, 2) = 'XX';
 	broken("$version, both restart pages torn", $torn, qr/restart page/);
+}
+
+# The last record goes on in a page that was not written since the lap before.
+sub lost_page {
+	my ($version) = @_;
+	my $log = mklog::new(version => $version, size => SMALL);
+	mklog::fill_to($log, $log->{ring} + 9, 0x400, redo => 8, lcns => [$lcn]);
+	mklog::fill_to($log, $log->{ring} + 5, 0xf00, redo => 8, lcns => [$lcn]);
+	my $before = mklog::stream($log);
+	my $oldest = mklog::record($log, redo => 8, lcns => [$lcn], redo_data => 'x' x 8000);
+	my @stream = (oldest => $oldest);
+	whole("$version, the last record in three pages", mklog::stream($log, @stream), 1);
+	for my $page ($log->{ring} + 6, $log->{ring} + 7) {
+		my $bytes = mklog::stream($log, @stream);
+		substr($bytes, $page * 4096, 4096) = substr $before, $page * 4096, 4096;
+		is(broken("$version, page $page of the lap before", $bytes, qr/./), 0, "$version, page $page: no record");
+	}
 }
 
 # Tearing the ring's page, or its copy: one good version is enough.
@@ -424,6 +441,7 @@ for my $version (@versions) {
 	copied($version);
 	mounts($version);
 	damaged_pages($version);
+	lost_page($version);
 	damaged_copies($version);
 	damaged_records($version);
 	damaged_restarts($version);

@@ -375,7 +375,7 @@ sub states {
 	refused('1.1, cannot be followed', qr/cannot be followed/, one(redo => 0), version => '1.1',
 		stream => {current => 1 << 40});
 	refused('2.0, cannot be followed', qr/cannot be followed/, one(redo => 0), stream => {oldest => 1 << 40});
-	refused('3.0', qr/version/, one(redo => 0), stream => {major => 3});
+	refused("version $_", qr/version/, one(redo => 0), stream => {major => $_, minor => 0, clean => 1}) for 0, 3, 0xffff;
 	my $log = mklog::new(version => '2.0', size => 90 * 4096);
 	busy($log) for 1 .. 20;
 	for (['a torn page', 35 * 4096 + 1022, 'XX'], ['zeros', 35 * 4096, "\0" x 4096],
