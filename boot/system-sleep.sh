@@ -13,8 +13,7 @@
 #
 # What this cannot do:
 # - The kernel thaws all tasks before systemd runs this. What is written until the table is replaced, a fraction of a
-#   second for each mapping, goes where the file was. The kernel module dm-vdisk commits once more, what it has changed
-#   in the tables of the image since its last commit (at most a second), when its table is replaced.
+#   second for each mapping, goes where the file was.
 # - It compares where the file lies, not what is in it: if Windows wrote to the image, a file system that was mounted
 #   from it has old contents in memory and destroys new ones, and nothing tells.
 # - It is no help where systemd does not put the machine to sleep, nor if it lies on the mapping that it has to end.
@@ -39,6 +38,7 @@ say() {
 
 # fence NAME WHY
 fence() {
+	dmsetup message "$1" 0 fail 2>/dev/null # the target vdisk would commit once more; others know no such message
 	if why_not=$(dmsetup wipe_table --noflush --nolockfs "$1" 2>&1); then
 		say "/dev/mapper/$1 is not what it was before hibernation, and all of its I/O fails from now on: $2." \
 			"End what uses it, unmount it (ntfsmap status $1 shows its users), ntfsmap close $1, then" \
