@@ -29,6 +29,7 @@ struct walk {
 	uint8_t *page; /* the one with the number n */
 	uint64_t n;
 	bool have;
+	uint64_t lsn; /* of the record that is read */
 	uint8_t record[RECORD_MOST];
 	uint32_t length; /* of the record, with its header */
 };
@@ -80,6 +81,14 @@ static int have_page(struct walk *w, uint64_t n)
 	return ret;
 }
 
+/* The page says that nothing so new was written to it: its last write was lost. Where others have
+ * the last LSN, a tail copy has its place. */
+static bool is_stale(const struct walk *w)
+{
+	return (w->log->major >= 2 || logpage_place(w->log, w->n) == w->n) &&
+	       logpage_u64(w->page + 0x08) < w->lsn;
+}
+
 /* Where a record may begin, or is it outside? */
 static bool is_place(const struct log *log, uint64_t offset)
 {
@@ -110,6 +119,10 @@ static int gather(struct walk *w, uint64_t *offset, uint64_t *lap, uint8_t *buf,
 
 		if (ret)
 			return ret;
+		if (is_stale(w))
+			return problem(w->log, ABSENT,
+				       "page %llu of $LogFile is older than LSN 0x%llx",
+				       (unsigned long long)n, (unsigned long long)w->lsn);
 		if (part > length)
 			part = length;
 		memcpy(buf, w->page + at, part);
@@ -138,6 +151,7 @@ static int read_record(struct walk *w, uint64_t lsn, uint64_t *next)
 	if (!is_place(log, offset))
 		return problem(log, ABSENT, "LSN 0x%llx lies outside of the records",
 			       (unsigned long long)lsn);
+	w->lsn = lsn;
 	ret = gather(w, &offset, &lap, w->record, HEADER);
 	if (ret)
 		return ret;

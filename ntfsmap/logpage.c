@@ -203,7 +203,7 @@ static const char *wrong_geometry(const struct log *log, uint32_t header)
 {
 	uint64_t first = log->major >= 2 ? LOGPAGE_FIRST_2 : LOGPAGE_FIRST_1;
 
-	if (log->major < 0 || log->major > 2)
+	if (log->major < 1 || log->major > 2)
 		return "the version is unknown";
 	if (log->page_size < BLOCK || log->page_size > RESTART_BYTES / 2 ||
 	    !is_power_of_2(log->page_size))
@@ -232,7 +232,7 @@ static int take_restart_page(struct log *log, const uint8_t *page, const uint8_t
 	log->kind = LOG_VALID;
 	log->minor = (int16_t)logpage_u16(page + 0x1a);
 	log->major = (int16_t)logpage_u16(page + 0x1c);
-	log->clean = log->major < 2 && (!open || logpage_u16(area + 0x0e) & IS_CLEAN);
+	log->clean = log->major == 1 && (!open || logpage_u16(area + 0x0e) & IS_CLEAN);
 	log->current_lsn = logpage_u64(area);
 	log->page_size = logpage_u32(page + 0x14);
 	log->data_offset = logpage_u16(area + 0x26);

@@ -216,7 +216,7 @@ sub restart_page {
 sub copies {
 	my ($log, $bytes, $newest, $pages, $slot) = @_;
 	my $size = $log->{page};
-	my $page = page_of($log, $log->{records}[-1]{lsn});
+	my $page = newest_page($log);
 	my @slots = map 2 + ($slot - 2 + $_) % ($log->{ring} - 2), 0 .. $log->{ring} - 3;
 	for (0 .. $#slots) {
 		my $older = $newest eq 'stale' || $_ >= $pages && $_ & 1;
@@ -228,6 +228,13 @@ sub copies {
 		}
 		$page = page_before($log, $page) // $page;
 	}
+}
+
+# The one in which the last record ends; in version 2.0 the one in which it begins, see page_before().
+sub newest_page {
+	my ($log) = @_;
+	my $page = $log->{at}[0];
+	return $log->{version} eq '1.1' && exists $log->{body}{$page} ? $page : page_of($log, $log->{records}[-1]{lsn});
 }
 
 # One that a record begins in: what begins earlier tells nothing about where the page belongs.
@@ -280,7 +287,7 @@ sub runs {
 	my ($bytes, $sectors) = unpack 'x11 v C', $sector;
 	my $cluster = $bytes * ($sectors > 128 ? 1 << 256 - $sectors : $sectors);
 	open my $said, '-|', 'sh', '-c', 'exec ntfscluster -q -f -I "$0" "$1" 2>/dev/null', $record, $image or die $!;
-	while (<$said>) {
+	for (<$said>) {
 		$data = /0x80/ if /^\s*0x/;
 		push @runs, [$2 * $cluster, $3 * $cluster] if $data && /^\s*(\d+)\s+(\d+)\s+(\d+)\s*$/;
 	}
@@ -319,7 +326,7 @@ sub make {
 	my ($path, @words) = @_;
 	my %r = words(@words);
 	my $log = new(%r);
-	while (<STDIN>) {
+	for (<STDIN>) {
 		my @of = split;
 		next if !@of;
 		$of[0] eq 'restart' ? restart($log, words(@of[1 .. $#of])) : record($log, words(@of));
