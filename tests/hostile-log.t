@@ -77,9 +77,9 @@ sub odd_bytes {
 	no warnings 'pack'; # it is cut to size
 	use integer;
 	my $n = unpack $template, $old;
-	return pack $template, pick(0, 1, 2, 3, 7, 8, 0x28, 0x30, 0x40, 0x7f, 0xff, 0xfe8, 0x1000, 0x7fff, 0xffff, 0xfff8,
-		0x7fffffff, 0xfffffff8, ~0, ~0 - 7, 1 << 62, $n + 1, $n - 1, $n + 8, $n - 8, $n * 2, $n >> 1, ~$n,
-		1 << int(rand 8 * length $old), int rand 100000);
+	return pack $template, pick(0, 1, 2, 3, 7, 8, 0x28, 0x30, 0x40, 0x7f, 0xff, 0xfe8, 0x1000, 0x7fff, 0xffff,
+		0xfff8, 0x7fffffff, 0xfffffff8, ~0, ~0 - 7, 1 << 62, $n + 1, $n - 1, $n + 8, $n - 8, $n * 2, $n >> 1,
+		~$n, 1 << int(rand 8 * length $old), int rand 100000);
 }
 
 # A field, mostly of a header or at the beginning of a record; then what changes it.

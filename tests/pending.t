@@ -56,7 +56,8 @@ sub look {
 	@extents = sort { $a <=> $b } grep $_ != $base, keys %record;
 	@clusters = map { my $run = $_; map $run->[0] / $cluster + $_, 0 .. $run->[1] / $cluster - 1 }
 		mklog::runs($image, $base);
-	my ($list) = must('ntfscluster', '-q', '-F', '/d', $image) =~ /0x20 - non-resident\n.*\n((?:\s+\d+\s+\d+\s+\d+\n)+)/;
+	my ($list) = must('ntfscluster', '-q', '-F', '/d', $image)
+		=~ /0x20 - non-resident\n.*\n((?:\s+\d+\s+\d+\s+\d+\n)+)/;
 	@list = map { my ($vcn, $lcn, $length) = split; $lcn .. $lcn + $length - 1 } split "\n", $list // '';
 	%mine = map { $_ => 1 } @clusters, @list;
 }
@@ -199,11 +200,13 @@ sub operations {
 sub records {
 	my ($what) = @_;
 	hits("$what, record $_", "MFT record $_", one(on_record($_), redo => 9, undo => 9)) for $base, @extents;
-	misses("$what, record $_", one(on_record($_), redo => 9, undo => 9)) for $base - 1, max(@extents) + 1, $other, 0;
+	misses("$what, record $_", one(on_record($_), redo => 9, undo => 9))
+		for $base - 1, max(@extents) + 1, $other, 0;
 	my ($lcn, $index) = place($base);
 	my ($free) = foreign(max(@clusters) + 2, 1);
 	misses("$what, a cluster elsewhere", one(lcns => [$free], index => $index, redo => 9));
-	misses("$what, the record in the second place of the list", one(lcns => [$free, $lcn], index => $index, redo => 9));
+	misses("$what, the record in the second place of the list",
+		one(lcns => [$free, $lcn], index => $index, redo => 9));
 	misses("$what, without clusters", one(redo => 9, index => $index, vcn => $base));
 	misses("$what, impossible clusters", one(redo => 9, lcns => [-1], index => $index));
 	misses("$what, huge clusters", one(redo => 9, lcns => [1 << 50], index => $index));
@@ -298,7 +301,11 @@ sub transactions {
 	$lsn_of->($lsn + 1000000);
 	misses('ended, and long in the record', $forgotten, @accepted);
 	hits('not ended', "MFT record $base", sub { $change->($_[0], 0x18) });
-	hits('another transaction ended', "MFT record $base", sub { my $r = $change->($_[0], 0x18); $end->($_[0], 0x40); $r });
+	hits('another transaction ended', "MFT record $base", sub {
+		my $r = $change->($_[0], 0x18);
+		$end->($_[0], 0x40);
+		$r;
+	});
 	hits('ended before', "MFT record $base", sub { $end->($_[0], 0x18); $change->($_[0], 0x18) });
 	hits('committed only', "MFT record $base", sub {
 		my $r = $change->($_[0], 0x18);
@@ -319,7 +326,8 @@ sub transactions {
 	}, @accepted);
 	hits('ended, but it touches clusters too', 'its clusters', sub {
 		my ($lcn, $index) = place($base);
-		my $r = mklog::record($_[0], lcns => [$lcn, $clusters[0]], index => $index, redo => 9, transaction => 0x18);
+		my $r = mklog::record($_[0], lcns => [$lcn, $clusters[0]], index => $index, redo => 9,
+			transaction => 0x18);
 		$end->($_[0], 0x18);
 		$r;
 	});
@@ -342,7 +350,8 @@ sub pending {
 	my ($version) = @_;
 	my $hit = one(on_record($base), redo => 9, undo => 9);
 	my $lsn = planted($hit, version => $version); # the same in what follows
-	hits("$version, the first pending record", "MFT record $base", $hit, version => $version, stream => {oldest => $lsn});
+	hits("$version, the first pending record", "MFT record $base", $hit, version => $version,
+		stream => {oldest => $lsn});
 	hits("$version, the last that the restart page knows", "MFT record $base", $hit, version => $version,
 		stream => {current => $lsn});
 	my ($free) = foreign(max(@clusters) + 2, 1);
@@ -375,7 +384,8 @@ sub states {
 	refused('1.1, cannot be followed', qr/cannot be followed/, one(redo => 0), version => '1.1',
 		stream => {current => 1 << 40});
 	refused('2.0, cannot be followed', qr/cannot be followed/, one(redo => 0), stream => {oldest => 1 << 40});
-	refused("version $_", qr/version/, one(redo => 0), stream => {major => $_, minor => 0, clean => 1}) for 0, 3, 0xffff;
+	refused("version $_", qr/version/, one(redo => 0), stream => {major => $_, minor => 0, clean => 1})
+		for 0, 3, 0xffff;
 	my $log = mklog::new(version => '2.0', size => 90 * 4096);
 	busy($log) for 1 .. 20;
 	for (['a torn page', 35 * 4096 + 1022, 'XX'], ['zeros', 35 * 4096, "\0" x 4096],
