@@ -9,12 +9,12 @@
 
 #include "msg.h"
 
-#define BLOCK		 512
-#define RESTART_BYTES	 65536 /* two restart pages of any size that Windows uses */
-#define MIN_RECORD_PAGES 48
-#define RECORD_HEADER	 0x30
-#define NO_CLIENT	 0xffff
-#define IS_CLEAN	 0x2
+#define BLOCK	      512
+#define RESTART_BYTES 65536 /* two restart pages of any size that Windows uses */
+#define MIN_PAGES     50    /* two restart pages and 48 of records */
+#define RECORD_HEADER 0x30
+#define NO_CLIENT     0xffff
+#define IS_CLEAN      0x2
 
 #define COPIES 32
 
@@ -214,7 +214,7 @@ static const char *wrong_geometry(const struct log *log, uint32_t header)
 		return "the size of its pages is impossible";
 	if (log->size > log->io.size)
 		return "it is longer than its file";
-	if (log->size / log->page_size < first + MIN_RECORD_PAGES)
+	if (log->size / log->page_size < MIN_PAGES || log->size / log->page_size <= first)
 		return "it is too short";
 	if (log->offset_bits < 1 || log->offset_bits > 62 ||
 	    log->size >> 3 > 1ULL << log->offset_bits)

@@ -244,7 +244,10 @@ sub copied {
 	my $oldest = around($log, 3, 8);
 	agrees("2.0, eight pages in copies", $log, ['-b'], oldest => $oldest, newest => 'copy', copied => 8, slot => 4)
 		if $version eq '2.0';
-	return if $version eq '2.0';
+	if ($version eq '2.0') {
+		told($_) for 100, 3000, 9000;
+		return;
+	}
 	for my $length (3000, 9000) { # the copy has the end of a record that began in the ring
 		$log = mklog::new(version => $version, size => SMALL);
 		around($log, 3, 2);
@@ -254,6 +257,36 @@ sub copied {
 		my @options = $length < 4096 ? '-b' : ();
 		agrees("$version, the end of $length bytes in a copy", $log, \@options, oldest => $oldest,
 			newest => 'copy');
+	}
+}
+
+# Pages that tell where they belong: copies of such, too, as have only a part of a record. ntfsrecover knows nothing of it.
+sub told {
+	my ($length) = @_;
+	for my $copied (1, 2, 5) {
+		my $log = mklog::new(version => '2.0', size => SMALL);
+		around($log, 3, 2);
+		my $oldest = mklog::restart($log);
+		mklog::record($log, redo => 8, lcns => [$lcn], redo_data => 'x' x $length);
+		mklog::record($log, redo => 9, lcns => [$lcn]) for 1 .. 3;
+		agrees("2.0, $copied pages that tell their place, the end of $length bytes", $log, [], oldest => $oldest,
+			newest => 'copy', copied => $copied, told => 1);
+	}
+}
+
+# The restart page is older than the last records; a page before them is lost.
+sub lost_behind {
+	my ($version) = @_;
+	my $log = mixed(mklog::new(version => $version, size => SMALL), 300);
+	my $first = $log->{ring};
+	my ($current) = map $_->{lsn}, grep $_->{page} == $first + 1, @{$log->{records}};
+	my $good = mklog::stream($log, current => $current);
+	whole("$version, an old restart page", $good, scalar @{$log->{records}});
+	for (['a torn page', 1022, "\xaa\x55"], ['zeros', 0, "\0" x 4096]) {
+		my ($what, $at, $bytes) = @$_;
+		my $bad = $good;
+		substr($bad, ($first + 2) * 4096 + $at, length $bytes) = $bytes;
+		broken("$version, $what behind its LSN, with records behind that", $bad, qr/newer records/);
 	}
 }
 
@@ -472,6 +505,7 @@ for my $version (@versions) {
 	damaged_pages($version);
 	lost_page($version);
 	damaged_copies($version);
+	lost_behind($version);
 	damaged_records($version);
 	damaged_restarts($version);
 }

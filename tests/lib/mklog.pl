@@ -186,6 +186,7 @@ sub record_page {
 		1, 1, $head->{next} // 0, $head->{ended} // 0);
 	$page .= "\0" x ($log->{data} - length $page) . $body;
 	$page .= "\0" x ($log->{page} - length $page);
+	substr($page, 0x3c, 4) = pack 'V', $number * $log->{page} if $log->{told};
 	return protect($page, USA_AT, usn($number, $log->{lap}));
 }
 
@@ -235,11 +236,12 @@ sub copies {
 	}
 }
 
-# The one in which the last record ends; in version 2.0 the one in which it begins, see page_before().
+# The one in which the last record ends; in version 2.0 where pages do not tell their place (`told`), the one in which it
+# begins, see page_before().
 sub newest_page {
 	my ($log) = @_;
 	my $page = $log->{at}[0];
-	return $log->{version} eq '1.1' && exists $log->{body}{$page} ? $page : page_of($log, $log->{records}[-1]{lsn});
+	return ($log->{told} || $log->{version} eq '1.1') && exists $log->{body}{$page} ? $page : page_of($log, $log->{records}[-1]{lsn});
 }
 
 # One that a record begins in: what begins earlier tells nothing about where the page belongs.
@@ -248,17 +250,18 @@ sub page_before {
 	for (1 .. $log->{pages} - $log->{ring}) {
 		$page = $page == $log->{ring} ? $log->{pages} - 1 : $page - 1;
 		return undef if !exists $log->{body}{$page};
-		return $page if page_of($log, $log->{head}{$page}{last_lsn}) == $page;
+		return $page if $log->{told} || page_of($log, $log->{head}{$page}{last_lsn}) == $page;
 	}
 	return undef;
 }
 
 # Keys: those of restart_page() for both of them; `first` and `second`: such keys for one; newest, copied (how many
-# pages: 1), slot (2): see copies(); `stale`: behind the last record is what the lap before left there, not zeros.
+# pages: 1), slot (2): see copies(); `told`: pages of version 2.0 tell where they belong; `stale`: behind the last record is what the lap before left there, not zeros.
 sub stream {
 	my ($log, %r) = @_;
 	my $size = $log->{page};
 	my $last = page_of($log, $log->{records}[-1]{lsn});
+	local $log->{told} = $r{told} && $log->{version} eq '2.0';
 	local $log->{body}{$last} = $log->{body}{$last};
 	$log->{body}{$last} .= substr $log->{lapped}{$last}, length $log->{body}{$last} if $r{stale};
 	my $bytes = "\xff" x $log->{size};
