@@ -14,6 +14,8 @@ INCDIR  ?= $(PREFIX)/include
 MANDIR  ?= $(PREFIX)/share/man
 COMPDIR ?= $(PREFIX)/share/bash-completion/completions
 DOCDIR  ?= $(PREFIX)/share/doc/ntfsmap
+# systemd looks into no /usr/local for what it runs around a sleep.
+SLEEPDIR ?= $(if $(filter /usr/local,$(PREFIX)),/usr,$(PREFIX))/lib/systemd/system-sleep
 
 CC     ?= cc
 AR     ?= ar
@@ -141,7 +143,7 @@ lint:
 install: all
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCDIR) \
 		$(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(COMPDIR) \
-		$(DESTDIR)$(DOCDIR)
+		$(DESTDIR)$(DOCDIR) $(DESTDIR)$(SLEEPDIR)
 	install -m 755 $(B)/bin/ntfsmap $(DESTDIR)$(BINDIR)/
 	install -m 644 $(B)/libvdisk.a $(B)/libvdisk.so.$(SOVER) $(DESTDIR)$(LIBDIR)/
 	ln -sf libvdisk.so.$(SOVER) $(DESTDIR)$(LIBDIR)/libvdisk.so
@@ -152,6 +154,8 @@ install: all
 	install -m 644 man/dm-vdisk.7 $(DESTDIR)$(MANDIR)/man7/
 	install -m 644 man/ntfsmap.8 $(DESTDIR)$(MANDIR)/man8/
 	install -m 644 ntfsmap/completion.bash $(DESTDIR)$(COMPDIR)/ntfsmap
+	sed -e 's|^PATH=.*|PATH=$$PATH:$(BINDIR)|' boot/system-sleep.sh >$(DESTDIR)$(SLEEPDIR)/ntfsmap
+	chmod 755 $(DESTDIR)$(SLEEPDIR)/ntfsmap
 	install -m 644 README.md LICENSE $(DESTDIR)$(DOCDIR)/
 
 uninstall:
@@ -160,7 +164,7 @@ uninstall:
 		$(DESTDIR)$(LIBDIR)/pkgconfig/libvdisk.pc $(DESTDIR)$(INCDIR)/vdisk.h \
 		$(DESTDIR)$(MANDIR)/man3/libvdisk.3 \
 		$(DESTDIR)$(MANDIR)/man7/dm-vdisk.7 $(DESTDIR)$(MANDIR)/man8/ntfsmap.8 \
-		$(DESTDIR)$(COMPDIR)/ntfsmap \
+		$(DESTDIR)$(COMPDIR)/ntfsmap $(DESTDIR)$(SLEEPDIR)/ntfsmap \
 		$(DESTDIR)$(DOCDIR)/README.md $(DESTDIR)$(DOCDIR)/LICENSE
 	-rmdir $(DESTDIR)$(DOCDIR) 2>/dev/null
 

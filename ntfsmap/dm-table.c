@@ -176,6 +176,11 @@ bool dm_is_vdisk(const struct dm_device *d)
 	return d->n == 1 && !strcmp(d->lines[0].type, "vdisk");
 }
 
+bool dm_is_fenced(const struct dm_device *d)
+{
+	return d->n == 1 && !strcmp(d->lines[0].type, "error");
+}
+
 bool dm_plan_of(const struct dm_device *d, struct plan *plan)
 {
 	bool ok = true;

@@ -64,6 +64,8 @@ bool dm_plan_of(const struct dm_device *d, struct plan *plan);
 /* The device and first sector of a linear line (or a stripe of one); false for other targets. */
 bool dm_linear_line(const struct dm_line *line, dev_t *dev, uint64_t *offset);
 bool dm_is_vdisk(const struct dm_device *d);
+/* Does its table fail all I/O, as `dmsetup wipe_table` leaves it? */
+bool dm_is_fenced(const struct dm_device *d);
 /* The devices that the table names beside that of the file, 0: none. */
 struct dm_parts {
 	dev_t parent, data;

@@ -112,8 +112,18 @@ int image_open_beside(const struct image *other, const char *path, struct image 
 	return code;
 }
 
-int image_open_record(const char *device, uint64_t record, uint16_t sequence, uint32_t stream_hash,
-		      struct image *img)
+/* Another volume may well have a file in the same record. */
+static int check_serial(const struct volume *vol, uint64_t serial)
+{
+	if (vol->serial == serial)
+		return DONE;
+	return fail(DAMAGED,
+		    "%s holds another volume now: its serial number is %016" PRIX64
+		    ", and was %016" PRIX64,
+		    vol->device, vol->serial, serial);
+}
+
+int image_open_id(const char *device, const struct file_id *id, struct image *img)
 {
 	int code;
 
@@ -121,7 +131,10 @@ int image_open_record(const char *device, uint64_t record, uint16_t sequence, ui
 	img->src = (struct source){ SOURCE_NTFS, text_copy(device), NULL };
 	code = volume_open(device, &img->vol);
 	if (!code)
-		code = volume_find_record(img->vol, record, sequence, stream_hash, &img->file);
+		code = check_serial(img->vol, id->serial);
+	if (!code)
+		code = volume_find_record(img->vol, id->record, id->sequence, id->stream_hash,
+					  &img->file);
 	if (code) {
 		image_close(img);
 		return code;

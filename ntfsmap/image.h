@@ -40,9 +40,17 @@ int image_open(const char *spec, struct image *img);
 /* The same for a file on the volume of another image, which must stay open as long. */
 int image_open_beside(const struct image *other, const char *path, struct image *img);
 
-/* The same for a file that an open mapping names by its MFT record. device is copied. */
-int image_open_record(const char *device, uint64_t record, uint16_t sequence, uint32_t stream_hash,
-		      struct image *img);
+/* What never changes about a file on NTFS: names may. */
+struct file_id {
+	uint64_t serial; /* of the volume */
+	uint64_t record; /* of the MFT */
+	uint16_t sequence;
+	uint32_t stream_hash; /* ntfs_stream_hash() */
+};
+
+/* The same for a file that an open mapping names. DAMAGED when it is not there any more. device is
+ * copied. */
+int image_open_id(const char *device, const struct file_id *id, struct image *img);
 
 /* Open the image in the file. format NULL: what it looks like; a name that promises a format which
  * the contents are not is an error then. snapshot: the id or name of the internal snapshot to open

@@ -86,17 +86,17 @@ static bool parse_uuid(const char *uuid, struct mapping *m)
 	rest = uuid + n;
 	if (!strcmp(m->format, "host")) {
 		m->kind = MAPPING_HOST;
-		return sscanf(rest, "%16" SCNx64 "-", &m->serial) == 1;
+		return sscanf(rest, "%16" SCNx64 "-", &m->file.serial) == 1;
 	}
 	if (!strncmp(rest, "FILE-", 5) || !strncmp(rest, "DEVICE-", 7)) {
 		m->kind = *rest == 'F' ? MAPPING_FILE : MAPPING_DEVICE;
 		return true;
 	}
 	m->kind = MAPPING_NTFS;
-	if (sscanf(rest, "%16" SCNx64 "-%" SCNx64 "-%x-%x-", &m->serial, &m->record, &sequence,
-		   &m->stream_hash) != 4)
+	if (sscanf(rest, "%16" SCNx64 "-%" SCNx64 "-%x-%x-", &m->file.serial, &m->file.record,
+		   &sequence, &m->file.stream_hash) != 4)
 		return false;
-	m->sequence = (uint16_t)sequence;
+	m->file.sequence = (uint16_t)sequence;
 	return true;
 }
 
@@ -140,6 +140,7 @@ bool mapping_of(const struct dm_device *d, struct mapping *m)
 	*m = (struct mapping){ 0 };
 	if (!parse_uuid(d->uuid, m))
 		return false;
+	m->fenced = dm_is_fenced(d);
 	read_table(d, m);
 	if (m->table_dev)
 		m->device = device_below(m->table_dev);
@@ -178,9 +179,10 @@ static bool maps_file(const struct mapping *m, const struct image *img)
 {
 	if (m->kind == MAPPING_HOST || (m->kind == MAPPING_NTFS) != (img->file != NULL))
 		return false;
-	if (img->file && (m->serial != img->vol->serial || m->record != img->file->record ||
-			  m->sequence != img->file->sequence ||
-			  m->stream_hash != ntfs_stream_hash(img->file->stream)))
+	if (img->file &&
+	    (m->file.serial != img->vol->serial || m->file.record != img->file->record ||
+	     m->file.sequence != img->file->sequence ||
+	     m->file.stream_hash != ntfs_stream_hash(img->file->stream)))
 		return false;
 	return mapping_same_place(m, img);
 }
@@ -221,9 +223,11 @@ int mapping_refuse_frozen(const struct mapping *m)
 
 int mapping_open_image(const struct mapping *m, struct image *img)
 {
-	int code;
-
 	*img = image_none;
+	if (m->fenced)
+		return fail(DAMAGED,
+			    "all I/O fails, as its table was replaced when the file was found not "
+			    "to be there any more: close it and open it again");
 	if (!m->device)
 		return fail(NOT_FOUND, "the device below the mapping is gone");
 	if (m->several)
@@ -232,15 +236,7 @@ int mapping_open_image(const struct mapping *m, struct image *img)
 			    "say from which: close it and open it again");
 	if (m->kind != MAPPING_NTFS)
 		return image_open(m->device, img);
-	code = image_open_record(m->device, m->record, m->sequence, m->stream_hash, img);
-	if (code || img->vol->serial == m->serial)
-		return code;
-	code = fail(DAMAGED,
-		    "%s holds another volume now: its serial number is %016" PRIX64
-		    ", and was %016" PRIX64,
-		    m->device, img->vol->serial, m->serial);
-	image_close(img);
-	return code;
+	return image_open_id(m->device, &m->file, img);
 }
 
 char *mapping_source(const struct mapping *m)
@@ -258,7 +254,7 @@ char *mapping_source(const struct mapping *m)
 	code = mapping_open_image(m, &img);
 	msg_hush(false);
 	if (code)
-		return text("%s:(MFT record %" PRIu64 ")", device, m->record);
+		return text("%s:(MFT record %" PRIu64 ")", device, m->file.record);
 	source = text_copy(img.name);
 	image_close(&img);
 	return source;

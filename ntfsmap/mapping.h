@@ -24,14 +24,13 @@ enum mapping_kind { MAPPING_NTFS, MAPPING_FILE, MAPPING_DEVICE, MAPPING_HOST };
 
 struct mapping {
 	enum mapping_kind kind;
-	bool base;	/* the parent of open images */
-	bool data;	/* the data file of an open image */
-	bool frozen;	/* --static of a snapshot: of which is not known */
-	bool several;	/* --static of a chain on several devices: device is one of them */
-	char format[8]; /* in lower case, as vdisk_open() takes it; "host" for a view */
-	uint64_t serial, record;
-	uint16_t sequence;
-	uint32_t stream_hash;
+	bool base;	     /* the parent of open images */
+	bool data;	     /* the data file of an open image */
+	bool frozen;	     /* --static of a snapshot: of which is not known */
+	bool several;	     /* --static of a chain on several devices: device is one of them */
+	char format[8];	     /* in lower case, as vdisk_open() takes it; "host" for a view */
+	struct file_id file; /* of a view the serial number only */
+	bool fenced;	     /* its table fails all I/O: dm_is_fenced() */
 	char *device; /* the volume, the image's device or its file, through a loop device or not */
 	dev_t table_dev; /* what the table names: the device or the loop device over it */
 	char *snapshot;	 /* that the table names, or NULL */

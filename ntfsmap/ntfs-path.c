@@ -286,19 +286,39 @@ static char *path_of(struct volume *vol, ntfs_inode *ni, bool *extend)
 	return path;
 }
 
+/* libntfs-3g takes a sequence number of 0, which a damaged volume may have, for any. */
+static int check_record(struct volume *vol, uint64_t record, uint16_t sequence, ntfs_inode *ni)
+{
+	if (!ni && vol->io_error)
+		return fail(SYSTEM, "%s: cannot read MFT record %llu: %s (see dmesg)", vol->device,
+			    (unsigned long long)record, strerror(vol->io_error));
+	if (!ni)
+		return fail(DAMAGED,
+			    "%s: MFT record %llu with sequence %u is gone: the file was deleted or "
+			    "replaced since it was opened",
+			    vol->device, (unsigned long long)record, sequence);
+	if (le16_to_cpu(ni->mrec->sequence_number) != sequence || ni->mrec->base_mft_record)
+		return fail(DAMAGED,
+			    "%s: MFT record %llu has sequence %u and belongs to something else "
+			    "now: the file that was opened had sequence %u",
+			    vol->device, (unsigned long long)record,
+			    le16_to_cpu(ni->mrec->sequence_number), sequence);
+	return DONE;
+}
+
 int volume_find_record(struct volume *vol, uint64_t record, uint16_t sequence, uint32_t stream_hash,
 		       struct ntfs_file **file)
 {
 	ntfs_inode *ni = ntfs_inode_open(vol->lib->vol, MK_MREF(record, sequence));
 	bool extend = false;
 	char *path, *stream;
-	int code;
+	int code = check_record(vol, record, sequence, ni);
 
-	if (!ni)
-		return fail(DAMAGED,
-			    "%s: MFT record %llu with sequence %u is gone: the file was deleted or "
-			    "replaced since it was opened",
-			    vol->device, (unsigned long long)record, sequence);
+	if (code) {
+		if (ni)
+			ntfs_inode_close(ni);
+		return code;
+	}
 	stream = stream_hash ? ntfs_stream_by_hash(ni, stream_hash) : NULL;
 	if (stream_hash && !stream) {
 		ntfs_inode_close(ni);

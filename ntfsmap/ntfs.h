@@ -15,6 +15,11 @@
 
 #include "../libvdisk/extents.h"
 
+/* The bits of attr_flags below. */
+#define ATTR_COMPRESSED 0x00ff
+#define ATTR_ENCRYPTED	0x4000
+#define ATTR_SPARSE	0x8000
+
 struct ntfs_lib; /* libntfs' own objects, see ntfs-lib.h */
 
 struct volume {

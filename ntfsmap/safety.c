@@ -15,14 +15,11 @@
 #include "layout.h"
 #include "sleep.h"
 
-/* FILE_ATTR_* and ATTR_IS_* of [MS-FSCC] 2.6 and of the attribute record. */
+/* FILE_ATTR_* of [MS-FSCC] 2.6. */
 #define FILE_READONLY		   0x1
 #define FILE_OFFLINE		   0x1000
 #define FILE_RECALL_ON_OPEN	   0x40000
 #define FILE_RECALL_ON_DATA_ACCESS 0x400000
-#define ATTR_COMPRESSED		   0x00ff
-#define ATTR_ENCRYPTED		   0x4000
-#define ATTR_SPARSE		   0x8000
 #define FIRST_USER_RECORD	   24
 #define TAG_CLOUD		   0x9000001a /* with any value in bits 12 to 15 */
 #define TAG_CLOUD_MASK		   0xffff0fff

@@ -219,7 +219,7 @@ int need_readable(const struct image *img)
 {
 	if (img->file && (img->file->directory || !img->file->attr))
 		return fail(REFUSED, "%s is a directory", img->name);
-	if (img->file && img->file->attr_flags & 0x4000)
+	if (img->file && img->file->attr_flags & ATTR_ENCRYPTED)
 		return fail(REFUSED, "%s is encrypted by EFS: in Windows, `cipher /d` on the file",
 			    img->name);
 	if (img->file && img->file->runs == RUNS_DAMAGED)

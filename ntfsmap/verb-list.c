@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* close, list, status and verify: what is done with open mappings. */
+/* close, list and status: what is done with open mappings. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
 #include "bases.h"
-#include "chain.h"
-#include "layout.h"
 #include "mapping.h"
 #include "verb.h"
 
@@ -144,6 +142,8 @@ static const char *mode_of(const struct dm_device *d, const struct state *s)
 {
 	if (!d->live)
 		return "half";
+	if (dm_is_fenced(d))
+		return "fail";
 	if (*s->mode && strcmp(s->mode, "-") && (!d->readonly || strcmp(s->mode, "rw")))
 		return s->mode;
 	return d->readonly ? "ro" : "rw";
@@ -305,193 +305,4 @@ int verb_status(int argc, char **argv, const struct options *opt)
 	mapping_free(&m);
 	dm_device_free(&d);
 	return code;
-}
-
-/* The first sector at which two tables differ; false when they do not. */
-static bool first_difference(const struct plan *live, const struct plan *disk, uint64_t *sector)
-{
-	struct vdisk_extent a, b;
-
-	for (*sector = 0;; *sector += a.count < b.count ? a.count : b.count) {
-		bool in_live = vdisk_extents_at(&live->lines, *sector, &a);
-		bool in_disk = vdisk_extents_at(&disk->lines, *sector, &b);
-
-		if (!in_live && !in_disk)
-			return false;
-		if (!in_live || !in_disk || a.device != b.device)
-			return true;
-	}
-}
-
-static void describe_place(const struct plan *plan, uint64_t sector, char *buf, size_t size)
-{
-	struct vdisk_extent e;
-
-	if (!vdisk_extents_at(&plan->lines, sector, &e))
-		snprintf(buf, size, "ends there");
-	else if (e.device == VDISK_HOLE)
-		snprintf(buf, size, "reads zeros");
-	else
-		snprintf(buf, size, "uses sector %llu",
-			 (unsigned long long)plan_sector_of(e.device));
-}
-
-static int compare_lines(const struct dm_device *d, const struct image *img,
-			 const struct plan *live)
-{
-	const struct plan *disk = &img->plan;
-	char a[64], b[64];
-	uint64_t sector;
-	bool grew;
-
-	if (!first_difference(live, disk, &sector))
-		return DONE;
-	grew = sector == live->lines.sectors;
-	describe_place(live, sector, a, sizeof(a));
-	describe_place(disk, sector, b, sizeof(b));
-	return fail(DAMAGED, "%s: at sector %llu%s the open mapping %s, but %s now %s: %s", d->name,
-		    (unsigned long long)sector, live->format ? " of the file" : "", a, img->name, b,
-		    grew ? "it only grew, `ntfsmap reload` follows"
-			 : "what is written goes where the file no longer is, close it at once");
-}
-
-static int compare(const struct dm_device *d, struct image *img)
-{
-	struct plan live;
-	int code;
-
-	if (!dm_plan_of(d, &live))
-		return fail(DAMAGED, "%s: the live table has targets that ntfsmap does not make",
-			    d->name);
-	code = layout_plan(img, d->readonly, !live.format && layout_needs_vdisk(img));
-	if (!code)
-		code = compare_lines(d, img, &live);
-	if (!code && live.format &&
-	    (live.sectors != img->plan.sectors || live.file_bytes != img->plan.file_bytes))
-		code = fail(DAMAGED,
-			    "%s: the open mapping is a disk of %llu bytes in a file of %llu, but "
-			    "%s now is one of %llu in %llu: `ntfsmap reload` follows",
-			    d->name, (unsigned long long)live.sectors * 512,
-			    (unsigned long long)live.file_bytes, img->name,
-			    (unsigned long long)img->plan.sectors * 512,
-			    (unsigned long long)img->plan.file_bytes);
-	plan_free(&live);
-	return code;
-}
-
-/* A copy of the child's volume has the same files in the same places: the tables do not differ. */
-static int compare_volume(const struct dm_device *base, const struct image *img,
-			  const struct image *child)
-{
-	struct mapping m;
-	int code = DONE;
-
-	if (!base || !img->file || !child->file || img->vol->serial != child->vol->serial ||
-	    !mapping_of(base, &m))
-		return DONE;
-	if (!mapping_same_place(&m, child))
-		code = fail(DAMAGED,
-			    "%s: the parent is on %s, a copy of the volume on %s that %s is on: "
-			    "unless --parent named it, close both at once",
-			    base->name, m.device ? m.device : "?", child->where.path, child->name);
-	mapping_free(&m);
-	return code;
-}
-
-static int compare_data(const struct dm_device *d, const struct dm_devices *all, struct image *data)
-{
-	const struct dm_device *device = chain_data_device(d, all);
-
-	if (data->file && data->file->runs != RUNS_GOOD)
-		return fail(DAMAGED, "%s: it has no runs now", data->name);
-	return device ? compare(device, data) : DONE;
-}
-
-static int verify_chain(const struct dm_device *d, const struct dm_devices *all,
-			const struct mapping *m, struct image *img)
-{
-	bool live = dm_is_vdisk(d);
-	int code = DONE;
-
-	if (img->file && img->file->runs != RUNS_GOOD)
-		code = fail(DAMAGED, "%s: %s", img->name,
-			    img->file->runs_problem ? img->file->runs_problem
-						    : "it has no runs now");
-	if (!code)
-		code = image_probe(img, m->format, m->snapshot);
-	if (!code)
-		code = live ? chain_open_live(img, d, all)
-			    : chain_open(img, &(struct chain_sources){ .readonly = true });
-	for (size_t depth = 0; img && !code; depth++) {
-		code = compare(chain_device(d, all, depth), img);
-		if (!code && live && img->data)
-			code = compare_data(chain_device(d, all, depth), all, img->data);
-		if (!code && live && img->parent)
-			code = compare_volume(chain_device(d, all, depth + 1), img->parent, img);
-		img = live ? img->parent : NULL;
-	}
-	return code;
-}
-
-static int verify_image(const struct dm_device *d, const struct mapping *m)
-{
-	struct dm_devices all;
-	struct image img;
-	int code = mapping_refuse_frozen(m);
-
-	if (!code)
-		code = mapping_open_image(m, &img);
-	if (code)
-		return code;
-	code = dm_read_all(&all);
-	if (!code) {
-		code = verify_chain(d, &all, m, &img);
-		dm_devices_free(&all);
-	}
-	image_close(&img);
-	return code;
-}
-
-/* A view is of the volume that it was, and of all of it. */
-static int verify_view(const struct dm_device *d, const struct mapping *m)
-{
-	struct volume *vol;
-	int code;
-
-	if (!m->device)
-		return fail(NOT_FOUND, "%s: the device below it is gone", d->name);
-	code = volume_open(m->device, &vol);
-	if (code)
-		return code;
-	if (vol->serial != m->serial || vol->device_bytes / 512 != d->sectors)
-		code = fail(DAMAGED, "%s: %s holds another volume now, or has another size",
-			    d->name, m->device);
-	volume_close(vol);
-	return code;
-}
-
-int verb_verify(int argc, char **argv, const struct options *opt)
-{
-	struct dm_device d;
-	struct mapping m;
-	int code = mapping_read(argv[0], &d, &m);
-
-	(void)argc;
-	if (code)
-		return code;
-	if (opt->json) /* the document says it */
-		msg_hush(true);
-	code = m.kind == MAPPING_HOST ? verify_view(&d, &m) : verify_image(&d, &m);
-	if (opt->json)
-		msg_hush(false);
-	if (opt->json)
-		code = print_json(json_pack("{s:s, s:b, s:o}", "name", d.name, "same", !code,
-					    "difference", json_text(code ? failure_text() : NULL)))
-			       ? SYSTEM
-			       : code;
-	else if (!code)
-		printf("%s: the open mapping is what the disk says\n", d.name);
-	mapping_free(&m);
-	dm_device_free(&d);
-	return code ? code : finish_stdout();
 }

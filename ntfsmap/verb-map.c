@@ -136,7 +136,7 @@ static int need_clusters(const struct image *img)
 
 	if (f && f->resident)
 		return fail(REFUSED, "%s is inside its MFT record and has no clusters", img->name);
-	if (f && f->attr_flags & 0xff)
+	if (f && f->attr_flags & ATTR_COMPRESSED)
 		return fail(REFUSED, "%s is compressed: its clusters do not hold its bytes",
 			    img->name);
 	if (f && f->runs != RUNS_GOOD)

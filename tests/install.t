@@ -14,6 +14,7 @@ is "$(listing "$T/root")" "./usr/include/vdisk.h
 ./usr/lib/libvdisk.so
 ./usr/lib/libvdisk.so.0
 ./usr/lib/pkgconfig/libvdisk.pc
+./usr/lib/systemd/system-sleep/ntfsmap
 ./usr/sbin/ntfsmap
 ./usr/share/bash-completion/completions/ntfsmap
 ./usr/share/doc/ntfsmap/LICENSE
@@ -22,9 +23,13 @@ is "$(listing "$T/root")" "./usr/include/vdisk.h
 ./usr/share/man/man7/dm-vdisk.7
 ./usr/share/man/man8/ntfsmap.8" "these files"
 ok "the program runs from there" "$T/root/usr/sbin/ntfsmap" --version
+ok "the hook of systemd-sleep runs from there" "$T/root/usr/lib/systemd/system-sleep/ntfsmap" pre hibernate
+like "$(cat "$T/root/usr/lib/systemd/system-sleep/ntfsmap")" $'\n''PATH=\$PATH:/usr/sbin'$'\n' "  and finds the program"
 like "$(cat "$T/root/usr/lib/pkgconfig/libvdisk.pc")" 'prefix=/usr'$'\n' "pkg-config knows the prefix"
 ok "the completion can be loaded" bash -c ". '$T/root/usr/share/bash-completion/completions/ntfsmap'; complete -p ntfsmap"
 ok "make uninstall" make -s uninstall DESTDIR="$T/root" PREFIX=/usr
 is "$(listing "$T/root")" '' "nothing is left"
+ok "make install to /usr/local" make -s install DESTDIR="$T/local"
+ok "  with the hook where systemd looks" test -x "$T/local/usr/lib/systemd/system-sleep/ntfsmap"
 like "$(make help)" 'make demo' "make help"
 done_testing

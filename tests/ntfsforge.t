@@ -165,6 +165,15 @@ f slack /a 7
 is "$(f runs /a | awk '{ sum += $3 } END { print NR, sum }')" '5 17' 'slack: 7 more clusters'
 same_content /a 40000 6 'slack: same contents'
 like "$(fields /a)" 'Data size: 40000 .*Allocated size: 69632 ' 'slack: allocated_size alone'
+before=$(f runs /a) ref=$(f ref /a)
+f move /a runs=3 order=shuffle seed=5
+is "$(f runs /a | awk '{ sum += $3 } END { print NR, sum }')" '3 17' 'move: as many clusters, in other runs'
+is "$(clusters /a)" "$(f runs /a)" 'move: ntfscluster agrees'
+is "$({ echo "$before"; f runs /a; } | awk '{ for (i = 0; i < $3; i++) print $2 + i }' | sort | uniq -d)" '' \
+	'move: none of them the same'
+is "$(f ref /a)" "$ref" 'move: the same file'
+same_content /a 40000 6 'move: same contents'
+healthy 'after move'
 f stream /a ströme 20000 runs=5 fill=pattern seed=7
 is "$(f runs /a:ströme | wc -l)" 5 'a named stream of 5 runs'
 ok 'its contents' cmp <(ntfscat -n ströme "$img" /a) <("$forge" - pattern 20000 seed=7)

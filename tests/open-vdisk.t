@@ -66,6 +66,8 @@ chain() {
 	like "$(ntfsmap list)" 'd-base2 +/dev/vda:/dyn.vhd +vhd +ro .* 1  parent, used by /dev/mapper/d-base1' '  list'
 	is "$(ntfsmap status --json d-base1 | json '{kind}')" base '  status: kind'
 	exits 0 '  verify' ntfsmap verify d
+	exits 0 '  verify of all' ntfsmap verify
+	is "$(wc -l <<<"$out")" 3 '  has the parents too'
 	exits 0 '  reload' ntfsmap reload d
 	exits 5 '  a base in use stays' ntfsmap close d-base1
 	exits 2 '  a parent cannot be opened for writing' ntfsmap open /dev/vda:/mid.vhd e

@@ -109,6 +109,17 @@ hog() {
 		die "nothing was swapped\n" if $used < 32;' "$1"
 }
 
+# read_beside PID: as long as the process is there, and once at least
+read_beside() {
+	local rounds=0
+	while :; do
+		same_files >"$T/same" 2>&1 || return
+		rounds=$((rounds + 1))
+		echo "$rounds" >"$T/rounds"
+		kill -0 "$1" 2>/dev/null || return 0
+	done
+}
+
 make_chain() {
 	local n parent=()
 	for n in $(seq $((depth - 1))); do
@@ -122,24 +133,23 @@ make_chain() {
 }
 
 chain() {
-	local n rounds=0 pid
+	local n pid reader
 	ok "a chain of $depth images" make_chain
 	[ -b /dev/mapper/swap ] || return
 	ok "  reads are right" cmp -n "$files" /dev/mapper/top "$share/chain.model"
 	ok "  a part of it is swap" eval 'mkswap /dev/mapper/swap && swapon /dev/mapper/swap'
 	hog "$memory" >"$T/hog" 2>&1 &
 	pid=$!
+	read_beside "$pid" &
+	reader=$!
 	ok "  beside a program that needs it, two writers find what they wrote" within 200 fio \
 		--name=w --filename=/dev/mapper/top --rw=randwrite --bsrange=512-32k --offset=$((files / 2)) --size=3m --offset_increment=4m --numjobs=2 --direct=1 \
 		--ioengine=libaio --iodepth=4 --fsync=32 --verify=crc32c --verify_fatal=1 --randseed=7 --output-format=terse
-	while kill -0 $pid 2>/dev/null && [ $rounds -lt 100 ]; do
-		same_files >"$T/same" 2>&1 || echo "$rounds" >>"$T/wrong"
-		rounds=$((rounds + 1))
-	done
-	ok "  and reads are right all the time" eval '[ $rounds -gt 0 ] && [ ! -e "$T/wrong" ]'
-	wait $pid
+	wait "$reader"
+	is "$?" 0 "  and reads are right all the time"
+	wait "$pid"
 	is "$?" 0 "  the program finds what it had in memory" || diag "$(cat "$T/hog")"
-	echo "# $(cat "$T/hog"), read $rounds times"
+	echo "# $(cat "$T/hog"), read $(cat "$T/rounds") times"
 	ok "  swap off" swapoff /dev/mapper/swap
 	is "$(field top 1)" rw "  mode rw"
 	for n in $(seq $((depth - 1))); do

@@ -147,11 +147,12 @@ refusals() {
 	like "$out" 'busy +in-use +another program' '  and why'
 	exits 0 '  reading is no matter' "$ntfsmap" check --readonly ./r.vhd
 	exec 5<&-
-	qemu-io -f vpc -c 'sleep 3000' r.vhd >/dev/null 2>&1 &
-	sleep 1
+	qemu-io -f vpc -c 'sleep 600000' r.vhd >/dev/null 2>&1 &
+	until grep -q "OFDLCK.*:$(stat -c %i r.vhd) " /proc/locks; do sleep 0.1; done
 	refused 5 'in use by' 'a file that qemu has open' r.vhd 1M
 	exits 5 '  table refuses it, too' "$ntfsmap" table ./r.vhd
 	like "$err" 'as qemu does' '  says who'
+	kill %%
 	wait
 	exits 0 '  and takes it afterwards' "$ntfsmap" table ./r.vhd
 	if [ "$(id -u)" = 0 ] && type -P setpriv >/dev/null; then

@@ -68,7 +68,7 @@ sector=$(log_sector)
 printf XX | dd of="$img" bs=1 seek=$((sector * 512 + 510)) conv=notrunc status=none
 state 0 logfile warn 'version 2\.0' "the first restart page is torn"
 printf XX | dd of="$img" bs=1 seek=$((sector * 512 + 4096 + 510)) conv=notrunc status=none
-state 0 logfile warn 'no valid restart page' "both are torn"
+state 2 logfile warn 'no valid restart page' "both are torn"
 
 fresh
 f dirty on

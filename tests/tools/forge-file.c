@@ -4,18 +4,26 @@
  */
 #include "forge.h"
 
-static void parse_plan(struct stream_plan *plan, const char *size, const struct options *opts)
+static struct layout parse_layout(const struct options *opts)
 {
 	static const char *const orders[] = { "forward", "reverse", "shuffle", NULL };
+
+	return (struct layout){
+		.runs = number_option(opts, "runs", 1),
+		.gap = number_option(opts, "gap", 1),
+		.from = number_option(opts, "from", -1),
+		.seed = number_option(opts, "seed", 0),
+		.order = word_option(opts, "order", orders),
+	};
+}
+
+static void parse_plan(struct stream_plan *plan, const char *size, const struct options *opts)
+{
 	static const char *const fills[] = { "none", "zero", "pattern", "stdin", NULL };
 
 	plan->size = parse_number(size, "SIZE");
 	plan->init = number_option(opts, "init", plan->size);
-	plan->layout.runs = number_option(opts, "runs", 1);
-	plan->layout.gap = number_option(opts, "gap", 1);
-	plan->layout.from = number_option(opts, "from", -1);
-	plan->layout.seed = number_option(opts, "seed", 0);
-	plan->layout.order = word_option(opts, "order", orders);
+	plan->layout = parse_layout(opts);
 	plan->fill = word_option(opts, "fill", fills);
 	if (!plan->size || !plan->layout.runs)
 		die("SIZE and runs must not be 0 (see the verb \"empty\")");
@@ -68,7 +76,7 @@ void verb_file(struct forge *forge)
 	inode_done(ni);
 }
 
-/* One file of one cluster, which is taken already. The directory must be closed when the file is. */
+/* One file of one cluster, which is taken already. The directory must be closed then. */
 static void add_small(ntfs_volume *vol, u64 directory, s64 number, LCN lcn)
 {
 	const struct stream_plan plan = {
@@ -195,6 +203,48 @@ void verb_slack(struct forge *forge)
 	if (!clusters || !na->rl || !na->rl->length)
 		die("%s: nothing to extend", forge->argv[0]);
 	write_runs(na, extended(forge->vol, na->rl, clusters));
+	stream_done(na, ni);
+}
+
+static void copy_clusters(ntfs_volume *vol, const runlist_element *from, const runlist_element *to)
+{
+	const s64 bytes = vol->cluster_size;
+	u8 *buffer = forge_alloc(bytes);
+	LCN lcn;
+
+	for (VCN vcn = 0; (lcn = ntfs_rl_vcn_to_lcn(from, vcn)) >= 0; vcn++) {
+		LCN there = ntfs_rl_vcn_to_lcn(to, vcn);
+
+		if (ntfs_pread(vol->dev, lcn * bytes, bytes, buffer) != bytes ||
+		    ntfs_pwrite(vol->dev, there * bytes, bytes, buffer) != bytes)
+			die_errno("cannot copy cluster %lld", (long long)lcn);
+	}
+	free(buffer);
+}
+
+/* As a defragmenter does: the same file and contents, in clusters that were free before. */
+void verb_move(struct forge *forge)
+{
+	const struct layout layout = parse_layout(&forge->opts);
+	ntfs_volume *vol = forge->vol;
+	runlist_element *old, *new;
+	struct space space;
+	ntfs_inode *ni;
+	ntfs_attr *na = stream_at(vol, forge->argv[0], &ni);
+
+	map_runs(na);
+	if (!layout.runs || !na->rl || !na->rl->length)
+		die("%s: nothing to move", forge->argv[0]);
+	old = na->rl;
+	new = layout_allocate(vol, &layout, na->allocated_size >> vol->cluster_size_bits);
+	copy_clusters(vol, old, new);
+	na->rl = new;
+	write_runs(na, new);
+	space_load(&space, vol);
+	for (const runlist_element *run = old; run->length; run++)
+		space_mark(&space, run->lcn, run->length, false);
+	space_store(&space);
+	free(old);
 	stream_done(na, ni);
 }
 

@@ -195,9 +195,8 @@ struct forge {
 
 typedef void verb_fn(struct forge *forge);
 
-verb_fn verb_mkdir, verb_file, verb_many, verb_stream, verb_onlystream, verb_slack, verb_link,
-	verb_remove;
-verb_fn verb_empty, verb_resident, verb_runs, verb_ref, verb_pattern;
+verb_fn verb_mkdir, verb_file, verb_many, verb_stream, verb_onlystream, verb_slack, verb_move;
+verb_fn verb_link, verb_remove, verb_empty, verb_resident, verb_runs, verb_ref, verb_pattern;
 verb_fn verb_sparse, verb_compressed, verb_encrypted, verb_reparse, verb_attrs, verb_mtime;
 verb_fn verb_hiberfil, verb_logfile, verb_dirty, verb_bitmap, verb_badclus, verb_geometry;
 verb_fn verb_corrupt_run, verb_orphan_extent, verb_wrong_base, verb_stale_extent;

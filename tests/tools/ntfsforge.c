@@ -160,6 +160,8 @@ static const struct verb verbs[] = {
 	{ "stream", 3, 3, READ_WRITE, verb_stream, "PATH NAME SIZE " STREAM_OPTIONS },
 	{ "onlystream", 3, 3, READ_WRITE, verb_onlystream, "PATH NAME SIZE " STREAM_OPTIONS },
 	{ "slack", 2, 2, READ_WRITE, verb_slack, "PATH CLUSTERS" },
+	{ "move", 1, 1, READ_WRITE, verb_move,
+	  "PATH[:STREAM] [runs=N] [gap=G] [from=LCN] [order=forward|reverse|shuffle] [seed=S]" },
 	{ "link", 2, 2, READ_WRITE, verb_link, "PATH NEWPATH" },
 	{ "remove", 1, 1, READ_WRITE, verb_remove, "PATH" },
 	{ "empty", 1, 1, READ_WRITE, verb_empty, "PATH" },
