@@ -189,6 +189,16 @@ for my $lcn ($low, $high, $runs[1][0], $runs[1][0] + $runs[1][1] - 1) {
 f('file', "/at$_", 4096, "from=$_", 'fill=none') for $low - 1, $high + 1, $runs[0][0] + $runs[0][1], $runs[2][0] - 1;
 accepted('/d', 'neighbours on both sides');
 
+# Clusters and MFT records of other sizes.
+for (['512', '512', 32], ['65536', '512', 256], ['4096', '4096', 64], ['2097152', '4096', 2048]) {
+	my ($cluster, $sector, $size) = @$_;
+	volume($size, '-c', $cluster, '-s', $sector);
+	f('file', $_, 4 * $cluster, 'runs=3', 'fill=none') for '/d', '/e';
+	accepted('/d', "clusters of $cluster, sectors of $sector");
+	f('corrupt-run', '/e', 'overlap', 'run=1', 'with=/d');
+	claimed('/d', number_of('/e'), '$DATA', '  another file');
+}
+
 # Records are read 1024 at a time.
 volume(64);
 f('many', '/many', 2500);
