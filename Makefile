@@ -14,8 +14,8 @@ INCDIR  ?= $(PREFIX)/include
 MANDIR  ?= $(PREFIX)/share/man
 COMPDIR ?= $(PREFIX)/share/bash-completion/completions
 DOCDIR  ?= $(PREFIX)/share/doc/ntfsmap
-# systemd looks into no /usr/local for what it runs around a sleep.
-SLEEPDIR ?= $(if $(filter /usr/local,$(PREFIX)),/usr,$(PREFIX))/lib/systemd/system-sleep
+# systemd looks nowhere else for what it runs around a sleep, whatever the prefix.
+SLEEPDIR ?= /usr/lib/systemd/system-sleep
 
 CC     ?= cc
 AR     ?= ar

@@ -13,9 +13,8 @@
 #
 # What this cannot do:
 # - The kernel thaws all tasks before systemd runs this. What is written until the table is replaced, a fraction of a
-#   second for each mapping, goes where the file was. The kernel module dm-vdisk commits once more, what it has changed
-#   in the tables of the image since its last commit (at most a second), when its table is replaced.
-# - It compares where the file lies, not what is in it: if Windows wrote to the image, a file system that was mounted
+#   second for each mapping, goes where the file was.
+# - It looks at where the file lies and at what Windows may still do to it, not at what is in it: if Windows wrote to the image, a file system that was mounted
 #   from it has old contents in memory and destroys new ones, and nothing tells.
 # - It is no help where systemd does not put the machine to sleep, nor if it lies on the mapping that it has to end.
 # So close what can be written before hibernating Linux: ntfsmap(8), WHEN LINUX HIBERNATES TOO.
@@ -39,6 +38,7 @@ say() {
 
 # fence NAME WHY
 fence() {
+	dmsetup message "$1" 0 fail 2>/dev/null # the target vdisk would commit once more; others know no such message
 	if why_not=$(dmsetup wipe_table --noflush --nolockfs "$1" 2>&1); then
 		say "/dev/mapper/$1 is not what it was before hibernation, and all of its I/O fails from now on: $2." \
 			"End what uses it, unmount it (ntfsmap status $1 shows its users), ntfsmap close $1, then" \
@@ -49,13 +49,20 @@ fence() {
 	fi
 }
 
-# examine NAME ATTRIBUTES UUID: these as dmsetup-info(8) has them
+# examine NAME ATTRIBUTES UUID: these as dmsetup-info(8) has them. A UUID is NTFSMAP-[KIND-]FORMAT-PLACE-...-NAME, and a
+# name may be anything.
 examine() {
 	difference=$(ntfsmap verify --quiet "$1" 2>&1 >/dev/null)
-	case $?/$2/$3 in
+	code=$?
+	place=${3#NTFSMAP-}
+	case $place in
+	BASE-* | DATA-* | REPAIR-*) place=${place#*-} ;;
+	esac
+	place=${place#*-}
+	case $code/$2/$place in
 	0/*) ;;
 	6/*) fence "$1" "$difference" ;;
-	*/*/NTFSMAP-*-FILE-* | */*/NTFSMAP-*-DEVICE-* | */*r/*)
+	*/*/FILE-* | */*/DEVICE-* | */*r/*)
 		# It lies on no NTFS volume, or cannot write.
 		say "/dev/mapper/$1 could not be compared with what it was before hibernation: $difference"
 		;;
@@ -64,9 +71,14 @@ examine() {
 }
 
 # A device without a live table ("-" in front) maps nothing. Those that can write go first.
-mappings=$(dmsetup info -c --noheadings --separator ' ' -o name,attr,uuid 2>/dev/null | grep ' L[^ ]* NTFSMAP-') || exit 0
+if ! all=$(dmsetup info -c --noheadings --separator ' ' -o name,attr,uuid 2>&1); then
+	cat /sys/class/block/dm-*/dm/uuid 2>/dev/null | grep -q '^NTFSMAP-' &&
+		say "what is open could not be compared with what it was before hibernation, as dmsetup failed ($all):" \
+			"run ntfsmap verify, and end what writes to what differs"
+	exit 0
+fi
 for mode in w r; do
-	echo "$mappings" | while read -r name attributes uuid; do
+	echo "$all" | grep ' L[^ ]* NTFSMAP-' | while read -r name attributes uuid; do
 		case $attributes in
 		*$mode) examine "$name" "$attributes" "$uuid" ;;
 		esac

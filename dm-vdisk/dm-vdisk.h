@@ -181,6 +181,7 @@ struct dmv_events {
 	struct list_head calls;
 	bool commit;  /* wanted */
 	bool unused;  /* users.c: a QUIESCE has ended */
+	bool fail;    /* the image is not there any more */
 	bool at_rest; /* the worker's answer: nothing is under way */
 };
 
@@ -352,6 +353,9 @@ void dmv_commit_wait(struct dmv *d, unsigned long timeout);
 int dmv_flush(struct dmv *d);
 /* Forget metadata that is clean. */
 void dmv_drop_cache(struct dmv *d);
+/* Mode fail, for good: no write is begun any more. Waits for those that are under way, within
+ * reason. With open_lock held. */
+void dmv_fail(struct dmv *d);
 
 /* By the worker: map a bio, do what it says or park it. */
 void dmv_process(struct dmv *d, struct bio *bio);

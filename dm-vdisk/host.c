@@ -15,6 +15,7 @@
 #include "dm-vdisk.h"
 
 #define CLOSING_COMMITS 8
+#define FAIL_TIMEOUT	(30 * HZ) /* for what is on its way to a device that may hang */
 
 /* A caller that waits for its request. */
 struct dmv_call {
@@ -298,6 +299,8 @@ static void take_events(struct dmv *d, struct dmv_events *ev)
 	d->events.commit = false;
 	ev->unused = d->events.unused;
 	d->events.unused = false;
+	ev->fail = d->events.fail;
+	d->events.fail = false;
 	d->events.at_rest = false;
 	spin_unlock_irq(&d->events.lock);
 }
@@ -335,6 +338,8 @@ static bool handle_events(struct dmv *d, struct dmv_events *ev)
 		d->acting--;
 		vdisk_engine_done(&d->engine, dmv_quiesced(d), 0);
 	}
+	if (ev->fail)
+		vdisk_engine_fail(&d->engine);
 	while ((f = ev->fetched)) {
 		ev->fetched = f->next;
 		dmv_finish_fetch(d, f);
@@ -418,7 +423,7 @@ static bool at_rest(struct dmv *d)
 	bool rest;
 
 	spin_lock_irq(&d->events.lock);
-	rest = d->events.at_rest && !d->events.commit;
+	rest = d->events.at_rest && !d->events.commit && !d->events.fail;
 	spin_unlock_irq(&d->events.lock);
 	return rest;
 }
@@ -451,6 +456,19 @@ int dmv_flush(struct dmv *d)
 	spin_unlock_irq(&d->events.lock);
 	wait_for_completion(&call.ended);
 	return call.error;
+}
+
+void dmv_fail(struct dmv *d)
+{
+	lockdep_assert_held(&d->open_lock);
+	d->sticky = VDISK_MODE_FAIL;
+	if (!d->vd)
+		return;
+	spin_lock_irq(&d->events.lock);
+	d->events.fail = true;
+	dmv_kick(d);
+	spin_unlock_irq(&d->events.lock);
+	wait_event_timeout(d->idle, at_rest(d), FAIL_TIMEOUT);
 }
 
 void dmv_drop_cache(struct dmv *d)

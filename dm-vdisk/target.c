@@ -344,8 +344,13 @@ static int vdisk_message(struct dm_target *ti, unsigned int argc, char **argv, c
 		mutex_unlock(&d->open_lock);
 	} else if (argc == 1 && !strcasecmp(argv[0], "drop_cache")) {
 		dmv_drop_cache(d);
+	} else if (argc == 1 && !strcasecmp(argv[0], "fail")) {
+		mutex_lock(&d->open_lock);
+		dmv_fail(d);
+		mutex_unlock(&d->open_lock);
 	} else {
-		DMERR("%s: no such message: there are 'flush' and 'drop_cache'", dmv_name(d));
+		DMERR("%s: no such message: there are 'flush', 'drop_cache' and 'fail'",
+		      dmv_name(d));
 		ret = -EINVAL;
 	}
 	return ret;

@@ -48,7 +48,7 @@ static void fill_done(struct vdisk_engine *e, struct vdisk_action *a, int error)
 		error = 0;
 	}
 	part_done(e, a, error);
-	if (error || u->error)
+	if (e->error || u->error)
 		return;
 	cover(u, a->offset - u->home, a->length);
 	fill_next(e, u);
@@ -510,6 +510,14 @@ static void advance(struct vdisk_engine *e)
 		finish_commit(e);
 		break;
 	}
+}
+
+void vdisk_commit_stop(struct vdisk_engine *e)
+{
+	if (!e->error)
+		e->error = -EIO;
+	if (e->state == VDISK_IDLE)
+		fail_commit(e);
 }
 
 /* Is there a reason to start a commit? */

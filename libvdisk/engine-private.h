@@ -93,6 +93,8 @@ void vdisk_engine_drop_unit(struct vdisk_engine *e, struct vdisk_unit *u);
 bool vdisk_commit_has_work(const struct vdisk_engine *e);
 /* One state further, if the last one has ended; false: nothing to be done now. */
 bool vdisk_commit_advance(struct vdisk_engine *e);
+/* The one that is under way ends as soon as it can, and nobody waits for another. */
+void vdisk_commit_stop(struct vdisk_engine *e);
 /* Blocks that a failed commit has left pinned go. */
 void vdisk_commit_unpin(struct vdisk_engine *e);
 

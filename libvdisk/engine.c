@@ -424,6 +424,13 @@ void vdisk_engine_commit(struct vdisk_engine *e)
 	engine_step(e);
 }
 
+void vdisk_engine_fail(struct vdisk_engine *e)
+{
+	vdisk_engine_set_mode(e, VDISK_MODE_FAIL);
+	vdisk_commit_stop(e);
+	engine_step(e);
+}
+
 /* How much is left is not needed to write, but users want to know. A step of counting it. */
 static void count_step(struct vdisk_engine *e)
 {

@@ -251,4 +251,8 @@ bool vdisk_engine_search(struct vdisk_engine *e);
  * found again. */
 void vdisk_engine_set_mode(struct vdisk_engine *e, enum vdisk_mode mode);
 
+/* Mode fail, as somebody knows that the image is not there any more: no write is begun from now on,
+ * those of a commit that is under way neither. What is pending can be read, and is lost. */
+void vdisk_engine_fail(struct vdisk_engine *e);
+
 #endif

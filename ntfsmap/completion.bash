@@ -11,7 +11,8 @@ _ntfsmap_options() {
 	open) echo "--readonly --format --allow --parent --data --snapshot --static --test --quick $all" ;;
 	close) echo "--deferred $all" ;;
 	reload) echo "--allow --quick $all" ;;
-	list | log | status | verify) echo "--json $all" ;;
+	list | log | status) echo "--json $all" ;;
+	verify) echo "--allow --json $all" ;;
 	info | map) echo "--format --json --parent --data --snapshot $all" ;;
 	cat) echo "--format --parent --data --snapshot $all" ;;
 	check) echo "--readonly --format --allow --json --parent --data --snapshot --repair --repair=leaks --quick $all" ;;

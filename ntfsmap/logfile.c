@@ -4,8 +4,8 @@
  * ntfsrecover(8) know, tried on real logs. All numbers are little-endian, all offsets in bytes.
  *
  * Pages are written in place only when they are full. Until then they are copies: in version 1.1
- * in the two tail pages, which say where they belong; in 2.0 in the 32 fast pages, which belong
- * where the last LSN in them lies. The version of a page with the higher LSN counts.
+ * in the two tail pages, in 2.0 in the 32 fast pages, which say where they belong. The version of a
+ * page with the higher LSN counts.
  */
 #include "logfile.h"
 
@@ -21,7 +21,7 @@
 #define HEADER		0x30 /* of a record, before what the client has to say */
 #define CLIENT_MIN	0x20 /* of that, without LCNs */
 #define LCNS_AT		0x50 /* in a record */
-#define RECORD_MOST	(HEADER + 2 * 65536 + 512)
+#define RECORD_MOST	(HEADER + 2 * 65536 + 512) /* of one that is looked at */
 #define NO_LCNS_DATA_AT 0x28 /* what redo and undo offsets count from, without LCNs */
 
 struct walk {
@@ -29,8 +29,10 @@ struct walk {
 	uint8_t *page; /* the one with the number n */
 	uint64_t n;
 	bool have;
+	uint64_t lsn;	/* of the record that is read */
+	uint64_t bytes; /* of all so far */
 	uint8_t record[RECORD_MOST];
-	uint32_t length; /* of the record, with its header */
+	uint32_t length; /* of what there is of it, with its header */
 };
 
 /* Why a record cannot be had, beside a negative errno. */
@@ -50,11 +52,6 @@ static int problem(struct log *log, int kind, const char *fmt, ...)
 	vsnprintf(log->problem, sizeof(log->problem), fmt, ap);
 	va_end(ap);
 	return kind;
-}
-
-static uint64_t offset_of(const struct log *log, uint64_t lsn)
-{
-	return (lsn & ((1ULL << log->offset_bits) - 1)) << 3;
 }
 
 static uint64_t first_page(const struct log *log)
@@ -80,6 +77,14 @@ static int have_page(struct walk *w, uint64_t n)
 	return ret;
 }
 
+/* The page says that nothing so new was written to it: its last write was lost. Where others have
+ * the last LSN, a tail copy has its place. */
+static bool is_stale(const struct walk *w)
+{
+	return (w->log->major >= 2 || logpage_place(w->log, w->n) == w->n) &&
+	       logpage_u64(w->page + 0x08) < w->lsn;
+}
+
 /* Where a record may begin, or is it outside? */
 static bool is_place(const struct log *log, uint64_t offset)
 {
@@ -97,9 +102,9 @@ static uint64_t next_page(const struct log *log, uint64_t n, uint64_t *lap)
 	return first_page(log);
 }
 
-/* Copy length bytes of the log from *offset on to buf, page by page; *offset is behind them then,
- * *lap grows at the end of the file. As have_page(). */
-static int gather(struct walk *w, uint64_t *offset, uint64_t *lap, uint8_t *buf, uint32_t length)
+/* Copy length bytes of the log from *offset on to buf, page by page, or pass them by where buf is
+ * NULL; *offset is behind them then, *lap grows at the end of the file. As have_page(). */
+static int gather(struct walk *w, uint64_t *offset, uint64_t *lap, uint8_t *buf, uint64_t length)
 {
 	const struct log *log = w->log;
 
@@ -110,10 +115,16 @@ static int gather(struct walk *w, uint64_t *offset, uint64_t *lap, uint8_t *buf,
 
 		if (ret)
 			return ret;
+		if (is_stale(w))
+			return problem(w->log, ABSENT,
+				       "page %llu of $LogFile is older than LSN 0x%llx",
+				       (unsigned long long)n, (unsigned long long)w->lsn);
 		if (part > length)
-			part = length;
-		memcpy(buf, w->page + at, part);
-		buf += part;
+			part = (uint32_t)length;
+		if (buf) {
+			memcpy(buf, w->page + at, part);
+			buf += part;
+		}
 		length -= part;
 		*offset += part;
 		if (*offset % log->page_size == 0)
@@ -122,22 +133,28 @@ static int gather(struct walk *w, uint64_t *offset, uint64_t *lap, uint8_t *buf,
 	return 0;
 }
 
-static bool is_length(uint32_t length)
+/* The record's client data, of which only the beginning is kept: dumps of tables may be long. */
+static int read_data(struct walk *w, uint64_t *offset, uint64_t *lap, uint64_t length)
 {
-	return length % 8 == 0 && length >= CLIENT_MIN && length <= RECORD_MOST - HEADER;
+	uint64_t kept = length < RECORD_MOST - HEADER ? length : RECORD_MOST - HEADER;
+	int ret = gather(w, offset, lap, w->record + HEADER, kept);
+
+	w->length = HEADER + (uint32_t)kept;
+	return ret ? ret : gather(w, offset, lap, NULL, length - kept);
 }
 
 /* The record that has to begin at the LSN's place, and the LSN of the one behind it. */
 static int read_record(struct walk *w, uint64_t lsn, uint64_t *next)
 {
 	struct log *log = w->log;
-	uint64_t offset = offset_of(log, lsn), lap = lsn >> log->offset_bits, found;
-	uint32_t length;
+	uint64_t offset = logpage_offset(log, lsn), lap = lsn >> log->offset_bits, found;
+	uint64_t length;
 	int ret;
 
 	if (!is_place(log, offset))
 		return problem(log, ABSENT, "LSN 0x%llx lies outside of the records",
 			       (unsigned long long)lsn);
+	w->lsn = lsn;
 	ret = gather(w, &offset, &lap, w->record, HEADER);
 	if (ret)
 		return ret;
@@ -146,14 +163,14 @@ static int read_record(struct walk *w, uint64_t lsn, uint64_t *next)
 	if (found != lsn)
 		return problem(log, ABSENT, "where LSN 0x%llx has to be is LSN 0x%llx",
 			       (unsigned long long)lsn, (unsigned long long)found);
-	if (!is_length(length))
+	if (length % 8 || length < CLIENT_MIN || length > log->size)
 		return problem(log, MALFORMED,
-			       "the record with LSN 0x%llx claims a length of %u bytes",
-			       (unsigned long long)lsn, length);
-	ret = gather(w, &offset, &lap, w->record + HEADER, length);
+			       "the record with LSN 0x%llx claims a length of %llu bytes",
+			       (unsigned long long)lsn, (unsigned long long)length);
+	ret = read_data(w, &offset, &lap, length);
 	if (ret)
 		return ret;
-	w->length = HEADER + length;
+	w->bytes += HEADER + length;
 	if (log->page_size - offset % log->page_size < HEADER)
 		offset = next_page(log, offset / log->page_size, &lap) * log->page_size +
 			 log->data_offset;
@@ -166,7 +183,7 @@ static int read_record(struct walk *w, uint64_t lsn, uint64_t *next)
 static uint64_t after_early_end(struct walk *w, uint64_t lsn)
 {
 	const struct log *log = w->log;
-	uint64_t offset = offset_of(log, lsn), lap = lsn >> log->offset_bits;
+	uint64_t offset = logpage_offset(log, lsn), lap = lsn >> log->offset_bits;
 	uint64_t n = offset / log->page_size;
 	uint64_t at = offset % log->page_size;
 
@@ -252,10 +269,10 @@ static int step(struct walk *w, uint64_t *lsn, uint64_t *next, struct log_record
 }
 
 static int walk_records(struct walk *w, int (*each)(void *ctx, const struct log_record *r),
-			void *ctx, bool *whole)
+			void *ctx, uint64_t *last, bool *whole)
 {
 	struct log *log = w->log;
-	uint64_t lsn = log->oldest_lsn, next, bytes = 0;
+	uint64_t lsn = log->oldest_lsn, next;
 	struct log_record r;
 	int ret = 0;
 
@@ -264,11 +281,11 @@ static int walk_records(struct walk *w, int (*each)(void *ctx, const struct log_
 		if (ret)
 			break;
 		*whole |= r.lsn == log->current_lsn;
-		bytes += w->length;
+		*last = r.lsn;
 		ret = each(ctx, &r);
 		if (ret)
 			return ret;
-		if (next <= lsn || bytes > log->size)
+		if (next <= lsn || w->bytes > log->size)
 			ret = problem(log, MALFORMED, "the records go round at LSN 0x%llx",
 				      (unsigned long long)lsn);
 	}
@@ -277,11 +294,39 @@ static int walk_records(struct walk *w, int (*each)(void *ctx, const struct log_
 	return ret > 0 ? 0 : ret;
 }
 
+/* The restart page may be older than the last records: is there something behind the end, which a
+ * page that is torn or lost keeps us from? */
+static int look_behind(struct log *log, uint64_t last, bool *whole)
+{
+	uint64_t page;
+	int ret = logpage_newer(log, last, &page);
+
+	if (ret == 1) {
+		problem(log, ABSENT,
+			"page %llu has newer records than LSN 0x%llx, behind which there is none",
+			(unsigned long long)page, (unsigned long long)last);
+		*whole = false;
+	}
+	return ret < 0 ? ret : 0;
+}
+
+static bool is_record(const struct log *log, uint64_t lsn)
+{
+	return logpage_offset(log, lsn) / log->page_size >= first_page(log);
+}
+
+/* A log that is new has LSNs in front of the first page: of no record. */
+static bool has_records(const struct log *log)
+{
+	return is_record(log, log->current_lsn) || is_record(log, log->oldest_lsn);
+}
+
 int log_walk(struct log *log, int (*each)(void *ctx, const struct log_record *r), void *ctx,
 	     bool *whole)
 {
+	uint64_t last = log->current_lsn;
 	struct walk *w;
-	int ret;
+	int ret = 0;
 
 	*whole = log->kind == LOG_EMPTY;
 	if (log->kind != LOG_VALID || *log->problem)
@@ -289,8 +334,12 @@ int log_walk(struct log *log, int (*each)(void *ctx, const struct log_record *r)
 	w = must_alloc(sizeof(*w));
 	w->log = log;
 	w->page = must_alloc(log->page_size);
-	*whole = !log->current_lsn && !log->oldest_lsn; /* nothing was written yet */
-	ret = *whole ? 0 : walk_records(w, each, ctx, whole);
+	if (has_records(log))
+		ret = walk_records(w, each, ctx, &last, whole);
+	else
+		*whole = true;
+	if (!ret && *whole)
+		ret = look_behind(log, last, whole);
 	if (!*whole && !*log->problem)
 		problem(log, ABSENT, "the records end before LSN 0x%llx",
 			(unsigned long long)log->current_lsn);

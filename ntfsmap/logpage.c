@@ -84,15 +84,18 @@ static uint64_t lsn_of_page(const struct log *log, const uint8_t *page)
 	return logpage_u64(page + (log->major >= 2 ? 0x08 : 0x20));
 }
 
+/* In version 2.0 the page says so too, behind the fixups; where it does not, the last LSN tells,
+ * but not of a page that has only the end of a record. 0: it belongs nowhere. */
 static uint64_t home_of_copy(const struct log *log, const uint8_t *page)
 {
 	uint64_t at = logpage_u64(page + 0x08);
 
-	if (log->major >= 2)
-		at = (at & ((1ULL << log->offset_bits) - 1)) << 3;
-	else if (at % log->page_size)
-		return 0;
-	return at / log->page_size;
+	if (log->major >= 2) {
+		uint32_t told = log->data_offset >= 0x40 ? logpage_u32(page + 0x3c) : 0;
+
+		at = told ? told : logpage_offset(log, at) / log->page_size * log->page_size;
+	}
+	return at % log->page_size ? 0 : at / log->page_size;
 }
 
 static void add_copy(struct log_copies *c, struct copy new)
@@ -150,12 +153,13 @@ static bool all_ff(const uint8_t *buf, size_t len)
 	return true;
 }
 
-/* A restart page with its fixups undone: its restart area, or NULL. */
+/* A restart page with its fixups undone: its restart area, or NULL. CHKD: chkdsk has run, and what
+ * the log holds is done with. */
 static const uint8_t *restart_area(uint8_t *page, size_t left)
 {
 	uint32_t size, offset;
 
-	if (left < BLOCK || !has_magic(page, "RSTR"))
+	if (left < BLOCK || !(has_magic(page, "RSTR") || has_magic(page, "CHKD")))
 		return NULL;
 	size = logpage_u32(page + 0x10);
 	offset = logpage_u16(page + 0x18);
@@ -203,7 +207,7 @@ static const char *wrong_geometry(const struct log *log, uint32_t header)
 {
 	uint64_t first = log->major >= 2 ? LOGPAGE_FIRST_2 : LOGPAGE_FIRST_1;
 
-	if (log->major < 0 || log->major > 2)
+	if (log->major < 1 || log->major > 2)
 		return "the version is unknown";
 	if (log->page_size < BLOCK || log->page_size > RESTART_BYTES / 2 ||
 	    !is_power_of_2(log->page_size))
@@ -232,7 +236,8 @@ static int take_restart_page(struct log *log, const uint8_t *page, const uint8_t
 	log->kind = LOG_VALID;
 	log->minor = (int16_t)logpage_u16(page + 0x1a);
 	log->major = (int16_t)logpage_u16(page + 0x1c);
-	log->clean = log->major < 2 && (!open || logpage_u16(area + 0x0e) & IS_CLEAN);
+	log->clean = !open || has_magic(page, "CHKD") ||
+		     (log->major == 1 && logpage_u16(area + 0x0e) & IS_CLEAN);
 	log->current_lsn = logpage_u64(area);
 	log->page_size = logpage_u32(page + 0x14);
 	log->data_offset = logpage_u16(area + 0x26);
@@ -245,6 +250,22 @@ static int take_restart_page(struct log *log, const uint8_t *page, const uint8_t
 		snprintf(log->problem, sizeof(log->problem), "%s (version %d.%d, %llu bytes)",
 			 wrong, log->major, log->minor, (unsigned long long)log->size);
 	return wrong || *log->problem ? 0 : find_copies(log);
+}
+
+int logpage_newer(const struct log *log, uint64_t lsn, uint64_t *page)
+{
+	uint8_t *buf = must_alloc(log->page_size);
+	const char *why;
+	bool found = false;
+	int ret = 0;
+
+	for (uint64_t n = 2; n < log->size / log->page_size && ret >= 0 && !found; n++) {
+		ret = logpage_read(log, n, buf, &why);
+		found = !ret && lsn_of_page(log, buf) > lsn;
+		*page = n;
+	}
+	free(buf);
+	return ret < 0 ? ret : found;
 }
 
 int log_open(const struct log_io *io, struct log *log)

@@ -30,6 +30,15 @@ static inline uint32_t logpage_end(const uint8_t *page)
 	return logpage_u16(page + 0x18);
 }
 
+/* Where in the file the LSN's record begins. */
+static inline uint64_t logpage_offset(const struct log *log, uint64_t lsn)
+{
+	return (lsn & ((1ULL << log->offset_bits) - 1)) << 3;
+}
+
+/* Has a page, or a copy of one, something newer than the LSN? 1: *page has; 0, or -errno. */
+int logpage_newer(const struct log *log, uint64_t lsn, uint64_t *page);
+
 /* Which page of the file holds the newest version of page n. */
 uint64_t logpage_place(const struct log *log, uint64_t n);
 

@@ -73,7 +73,7 @@ const struct verb verbs[] = {
 	{ "reserve", verb_reserve, 2, 2, "SOURCE SIZE",
 	  "make room inside a dynamic VHD or qcow2 on a mounted file system", "" },
 	{ "verify", verb_verify, 0, 1, "[NAME]",
-	  "compare an open device, or all, with the disk as it is now", "j" },
+	  "compare an open device, or all, with the disk as it is now", "aj" },
 	{ "host", verb_host, 2, 2, "DEVICE NAME",
 	  "make a read-only view of the NTFS volume, mountable beside open images", "" },
 	{ NULL, NULL, 0, 0, NULL, NULL, NULL },

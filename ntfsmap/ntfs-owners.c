@@ -273,9 +273,10 @@ static const char *look_at_attr(struct pass *p, const struct record *rec, const 
 static bool is_marked_used(const struct pass *p, uint64_t number)
 {
 	ntfs_attr *bitmap = p->file->vol->lib->vol->mftbmp_na;
-	u8 byte = 0;
+	const s64 at = (s64)(number / 8);
+	u8 byte;
 
-	if (ntfs_attr_pread(bitmap, (s64)(number / 8), 1, &byte) < 0)
+	if (at >= bitmap->initialized_size || ntfs_attr_pread(bitmap, at, 1, &byte) != 1)
 		return true;
 	return byte >> number % 8 & 1;
 }

@@ -56,15 +56,10 @@ bool pending_mft_record(const struct volume_places *volume, const struct log_rec
 	return true;
 }
 
-static const struct record_place *touched_record(const struct volume_places *volume,
-						 const struct file_places *file,
-						 const struct log_record *r)
+static const struct record_place *find_record(const struct file_places *file, uint64_t record)
 {
 	size_t low = 0, high = file->n;
-	uint64_t record;
 
-	if (!pending_mft_record(volume, r, &record))
-		return NULL;
 	while (low < high) {
 		size_t mid = low + (high - low) / 2;
 
@@ -74,6 +69,25 @@ static const struct record_place *touched_record(const struct volume_places *vol
 			high = mid;
 	}
 	return low < file->n && file->v[low].record == record ? &file->v[low] : NULL;
+}
+
+/* By the cluster that it names, and by the VCN in the MFT, which counts where the cluster is old:
+ * each alone is enough to refuse. */
+static const struct record_place *touched_record(const struct volume_places *volume,
+						 const struct file_places *file,
+						 const struct log_record *r)
+{
+	const struct record_place *place = NULL;
+	uint64_t record;
+
+	if (pending_mft_record(volume, r, &record))
+		place = find_record(file, record);
+	if (place || !(acts_on_mft(r->redo) || acts_on_mft(r->undo)) ||
+	    r->target_vcn > UINT64_MAX / volume->cluster_size / 2)
+		return place;
+	return find_record(file,
+			   (r->target_vcn * volume->cluster_size + r->cluster_index * 512ULL) /
+				   volume->record_size);
 }
 
 /* Do they hold something of [start, end)? */
@@ -119,7 +133,8 @@ static bool touches_bits(const struct volume_places *volume, const struct file_p
 		return false;
 	if (length < 8)
 		return true; /* it does not say which */
-	first = byte * 8 + (data[0] | data[1] << 8 | data[2] << 16 | (uint64_t)data[3] << 24);
+	first = (byte + r->record_offset) * 8 +
+		(data[0] | data[1] << 8 | data[2] << 16 | (uint64_t)data[3] << 24);
 	count = data[4] | data[5] << 8 | data[6] << 16 | (uint64_t)data[7] << 24;
 	return overlaps(&file->clusters, first * sectors, (first + count) * sectors) ||
 	       overlaps(&file->list, first * sectors, (first + count) * sectors);

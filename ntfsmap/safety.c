@@ -365,7 +365,7 @@ static void look_at_clusters(const struct ntfs_file *f, struct facts *facts)
 		ok(facts, "bad-clusters", "none of its clusters is listed as bad");
 }
 
-static void look_at_file(struct ntfs_file *f, const struct request *req, struct facts *facts)
+void safety_look_file(struct ntfs_file *f, const struct request *req, struct facts *facts)
 {
 	look_at_kind(f, facts);
 	if (f->directory)
@@ -382,8 +382,8 @@ static void look_at_file(struct ntfs_file *f, const struct request *req, struct 
 	ok(facts, "runs", "%llu bytes in %zu run%s, all inside the volume",
 	   (unsigned long long)f->data_size, f->extents.n, f->extents.n == 1 ? "" : "s");
 	look_at_clusters(f, facts);
-	look_at_owners(f, req, facts);
 	look_at_log(f, req, facts);
+	look_at_owners(f, req, facts);
 }
 
 int safety_look(struct image *img, const struct request *req, struct facts *facts)
@@ -399,7 +399,7 @@ int safety_look(struct image *img, const struct request *req, struct facts *fact
 	if (img->vol)
 		look_at_sleep(img->vol, req, facts);
 	if (img->file)
-		look_at_file(img->file, req, facts);
+		safety_look_file(img->file, req, facts);
 	else if (!img->vol)
 		ok(facts, "kind", img->where.is_block ? "a block device" : "a regular file");
 	look_at_holders(img, req, facts);

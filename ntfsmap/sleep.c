@@ -54,9 +54,9 @@ static enum logfile classify_logfile(const struct log *log)
 		return LOG_RESET;
 	if (log->kind == LOG_INVALID)
 		return LOG_DAMAGED;
-	if (log->major >= 2)
-		return LOG_IN_USE;
-	return log->clean ? LOG_CLEAN : LOG_UNCLEAN;
+	if (log->clean)
+		return LOG_CLEAN;
+	return log->major >= 2 ? LOG_IN_USE : LOG_UNCLEAN;
 }
 
 static void read_logfile(struct volume *vol, struct sleep_state *s)

@@ -181,14 +181,15 @@ static void print_end(const struct listing *l)
 	putchar('\n');
 }
 
-static void print_end_json(const struct listing *l, const struct log *log, bool whole)
+static void print_end_json(const struct listing *l, const struct log *log, bool whole,
+			   const char *problem)
 {
 	char *version = log->kind == LOG_VALID ? text("%d.%d", log->major, log->minor) : NULL;
 	json_t *j = json_must(json_pack("{s:o, s:s?, s:b, s:o, s:o, s:b, s:s?}", "source",
 					json_text(l->img->name), "version", version, "clean",
 					log->clean, "oldest_lsn", hex(log->oldest_lsn),
 					"current_lsn", hex(log->current_lsn), "whole", whole,
-					"problem", whole ? NULL : log->problem));
+					"problem", whole ? NULL : problem));
 
 	printf("%s],", l->n ? "\n  " : "");
 	if (json_dumpf(j, stdout, JSON_EMBED | JSON_INDENT(2)))
@@ -206,12 +207,12 @@ static int list_log(struct log *log, struct listing *l)
 	if (l->json)
 		fputs("{\n  \"records\": [", stdout);
 	ret = log_walk(log, list_record, l, &whole);
+	if (l->json)
+		print_end_json(l, log, whole && !ret, ret ? strerror(-ret) : log->problem);
+	else if (!ret)
+		print_end(l);
 	if (ret)
 		return fail_errno(-ret, "%s: cannot read $LogFile", l->img->name);
-	if (l->json)
-		print_end_json(l, log, whole);
-	else
-		print_end(l);
 	if (finish_stdout())
 		return SYSTEM;
 	return whole ? DONE

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* verify: is an open mapping still where the volume says that the file is? */
+/* verify: is an open mapping still where the volume says that the file is, and may it be written? */
 #include <stdlib.h>
 #include <string.h>
 
@@ -115,17 +115,48 @@ static int check_contents(const struct image *img)
 	return DONE;
 }
 
-static int compare_data(const struct dm_device *d, const struct dm_devices *all, struct image *data)
+/*
+ * Where the file lies is what the MFT says; Windows may have work pending that changes that, or may
+ * have made something of the file that must not be written. --allow lifts what was lifted when it
+ * was opened.
+ */
+static int check_safety(const struct dm_device *d, const struct image *img,
+			const struct request *asked)
+{
+	struct request req = *asked;
+	struct facts facts = { 0 };
+	int code = DONE;
+
+	if (d->readonly || !img->file)
+		return DONE;
+	req.quick = true; /* a pass over the MFT takes too long while a wrong table is live */
+	safety_look_file(img->file, &req, &facts);
+	for (size_t i = 0; i < facts.n && !code; i++) {
+		const struct fact *f = &facts.v[i];
+
+		if (f->code && strcmp(f->name, "readonly")) /* whoever opened it, writes on */
+			code = fail(DAMAGED, "%s: %s%s%s", img->name, f->text,
+				    f->allow ? "; if it was opened so: --allow=" : "",
+				    f->allow ? f->allow : "");
+	}
+	facts_free(&facts);
+	return code;
+}
+
+/* The device that the image's data file is behind, if it has one. */
+static int compare_data(const struct dm_device *d, const struct dm_devices *all, struct image *data,
+			const struct request *asked)
 {
 	const struct dm_device *device = chain_data_device(d, all);
-
 	int code = check_contents(data);
 
-	return code || !device ? code : compare(device, data);
+	if (!code && device)
+		code = compare(device, data);
+	return code || !device ? code : check_safety(device, data, asked);
 }
 
 static int verify_chain(const struct dm_device *d, const struct dm_devices *all,
-			const struct mapping *m, struct image *img)
+			const struct mapping *m, struct image *img, const struct request *asked)
 {
 	bool live = dm_is_vdisk(d);
 	int code = check_contents(img);
@@ -137,8 +168,10 @@ static int verify_chain(const struct dm_device *d, const struct dm_devices *all,
 			    : chain_open(img, &(struct chain_sources){ .readonly = true });
 	for (size_t depth = 0; img && !code; depth++) {
 		code = compare(chain_device(d, all, depth), img);
+		if (!code)
+			code = check_safety(chain_device(d, all, depth), img, asked);
 		if (!code && live && img->data)
-			code = compare_data(chain_device(d, all, depth), all, img->data);
+			code = compare_data(chain_device(d, all, depth), all, img->data, asked);
 		if (!code && live && img->parent)
 			code = compare_volume(chain_device(d, all, depth + 1), img->parent, img);
 		img = live ? img->parent : NULL;
@@ -146,7 +179,8 @@ static int verify_chain(const struct dm_device *d, const struct dm_devices *all,
 	return code;
 }
 
-static int verify_image(const struct dm_device *d, const struct mapping *m)
+static int verify_image(const struct dm_device *d, const struct mapping *m,
+			const struct request *asked)
 {
 	struct dm_devices all;
 	struct image img;
@@ -158,7 +192,7 @@ static int verify_image(const struct dm_device *d, const struct mapping *m)
 		return code;
 	code = dm_read_all(&all);
 	if (!code) {
-		code = verify_chain(d, &all, m, &img);
+		code = verify_chain(d, &all, m, &img, asked);
 		dm_devices_free(&all);
 	}
 	image_close(&img);
@@ -185,12 +219,13 @@ static int verify_view(const struct dm_device *d, const struct mapping *m)
 	return code;
 }
 
-static int verify_mapping(const struct dm_device *d, const struct mapping *m)
+static int verify_mapping(const struct dm_device *d, const struct mapping *m,
+			  const struct request *asked)
 {
 	int code;
 
 	msg_hush(true); /* the caller says it, with the name in front */
-	code = m->kind == MAPPING_HOST ? verify_view(d, m) : verify_image(d, m);
+	code = m->kind == MAPPING_HOST ? verify_view(d, m) : verify_image(d, m, asked);
 	msg_hush(false);
 	return code;
 }
@@ -214,9 +249,10 @@ static json_t *result_json(const char *name, int code)
 }
 
 /* Prints text, or sets *j where j is not NULL. */
-static int verify_one(const struct dm_device *d, const struct mapping *m, json_t **j)
+static int verify_one(const struct dm_device *d, const struct mapping *m,
+		      const struct request *asked, json_t **j)
 {
-	int code = verify_mapping(d, m);
+	int code = verify_mapping(d, m, asked);
 
 	if (j)
 		*j = result_json(d->name, code);
@@ -235,7 +271,7 @@ static int worse(int a, int b)
 	return a > b ? a : b;
 }
 
-static int verify_each(const struct dm_devices *all, json_t *list)
+static int verify_each(const struct dm_devices *all, const struct request *asked, json_t *list)
 {
 	struct mapping m;
 	int worst = DONE;
@@ -246,7 +282,7 @@ static int verify_each(const struct dm_devices *all, json_t *list)
 		/* without a table it maps nothing: the half of a device that an open left */
 		if (!all->v[i].live || !mapping_of(&all->v[i], &m))
 			continue;
-		worst = worse(worst, verify_one(&all->v[i], &m, list ? &j : NULL));
+		worst = worse(worst, verify_one(&all->v[i], &m, asked, list ? &j : NULL));
 		if (list)
 			json_array_append_new(list, j);
 		mapping_free(&m);
@@ -254,7 +290,7 @@ static int verify_each(const struct dm_devices *all, json_t *list)
 	return worst;
 }
 
-static int verify_all(bool as_json)
+static int verify_all(const struct options *opt)
 {
 	struct dm_devices all = { 0 };
 	json_t *list = NULL;
@@ -264,16 +300,16 @@ static int verify_all(bool as_json)
 		code = dm_read_all(&all);
 	if (code)
 		return code;
-	if (as_json)
+	if (opt->json)
 		list = json_must(json_array());
-	code = verify_each(&all, list);
+	code = verify_each(&all, &opt->req, list);
 	dm_devices_free(&all);
 	if (list && print_json(list))
 		return SYSTEM;
 	return code;
 }
 
-static int verify_named(const char *name, bool as_json)
+static int verify_named(const char *name, const struct options *opt)
 {
 	struct dm_device d;
 	struct mapping m;
@@ -282,7 +318,7 @@ static int verify_named(const char *name, bool as_json)
 
 	if (code)
 		return code;
-	code = verify_one(&d, &m, as_json ? &j : NULL);
+	code = verify_one(&d, &m, &opt->req, opt->json ? &j : NULL);
 	if (j && print_json(j))
 		code = SYSTEM;
 	mapping_free(&m);
@@ -292,7 +328,7 @@ static int verify_named(const char *name, bool as_json)
 
 int verb_verify(int argc, char **argv, const struct options *opt)
 {
-	int code = argc ? verify_named(argv[0], opt->json) : verify_all(opt->json);
+	int code = argc ? verify_named(argv[0], opt) : verify_all(opt);
 	int printed = finish_stdout();
 
 	return code ? code : printed;

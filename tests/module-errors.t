@@ -314,6 +314,37 @@ all_gone() {
 	dmsetup remove v
 }
 
+disk_sum() {
+	dd if=/dev/vda bs=1M iflag=direct status=none | sha256sum
+}
+
+# Somebody knows that the image is not there any more: nothing may be written where it was.
+given_up() {
+	local sum
+	works
+	create dynamic
+	put "${free[8]}"
+	message_in_time "fail: an image is given up" message v 0 fail
+	sum=$(disk_sum)
+	is "$(field v 1)" fail "  mode fail"
+	refused "  nothing can be written where nothing was" put "${free[9]}"
+	refused "  nor where something was" put "${full[0]}"
+	refused "  nor flushed" flush_v
+	refused "  nor by a device flush" dd if=/dev/zero of=/dev/mapper/v bs=512 count=1 oflag=direct conv=fsync,notrunc status=none
+	ok "  what was there can be read" get "${full[0]}"
+	message_in_time "  suspend" suspend v
+	message_in_time "  resume" resume v
+	is "$(field v 1)" fail "  mode fail"
+	refused "  nothing can be written now either" put "${full[0]}"
+	message_in_time "  remove" remove v
+	is "$(disk_sum)" "$sum" "  and nothing was written"
+	create dynamic
+	is "$(field v 1)" rw "  a device that is made anew: mode rw"
+	ok "  all is there" eval 'put "${free[8]}" && cmp /dev/mapper/v $T/expected'
+	ok "  for later" cp "$T/expected" "$share/dynamic.now"
+	dmsetup remove v
+}
+
 if in_machine; then
 	modprobe dm-flakey || skip_all "the kernel has no dm-flakey"
 	ok "insmod" insmod "$TEST_MODULE"
@@ -327,6 +358,7 @@ if in_machine; then
 	cp "$T/expected" "$share/dynamic.now"
 	differencing
 	all_gone
+	given_up
 	dmsetup remove parent
 	dmsetup remove low
 	ok "rmmod" rmmod dm-vdisk

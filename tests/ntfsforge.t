@@ -423,6 +423,11 @@ is "$(f runs /big | wc -l)" 1000 'libntfs-3g does not care'
 damaged wrong-base /big with=/a
 is "$(field 32 u4)" "$(f ref /a | cut -d' ' -f1)" 'an extent record with another base'
 is "$(f runs /big | wc -l)" 1000 'libntfs-3g does not care'
+damaged lsn /a 0x12345
+like "$(fields /a)" 'LogFile Seq. Number: 0x12345 ' 'the LSN of a record'
+damaged lsn /big 0x6789 extent=0
+is "$(field 8 u8)" $((0x6789)) 'the LSN of an extent record'
+unlike "$(fields /big)" 'LogFile Seq. Number: 0x6789 ' 'and not of its base'
 damaged stale-extent /big
 is "$(field 16 u2)" 2 'an extent record of another sequence number'
 refused runs /big

@@ -182,6 +182,51 @@ becomes() {
 	ntfsmap close one
 }
 
+# The place is the same, but it must not be written any more.
+unsafe() {
+	becomes 'the log has work on it' p 'UpdateMappingPairs.*--allow=pending-log' \
+		logfile 2.0 inuse "record=9,9,$((record_p % 4 * 2)),$((4 + record_p / 4))"
+	ntfsmap open -q --allow=pending-log /dev/vda:/p one >/dev/null
+	exits 6 '  opened so' ntfsmap verify one
+	exits 0 '  and verified so' ntfsmap verify --allow=pending-log one
+	ntfsmap close one
+	ntfsmap open -q --readonly /dev/vda:/p one >/dev/null
+	exits 0 '  a read-only mapping does not mind' ntfsmap verify one
+	ntfsmap close one
+	on_disk logfile 1.1 clean
+	becomes 'its valid data are fewer' v 'only the first 4096 of' sizes /v init=4096
+	becomes 'a cluster is free' x 'clusters are free according to \$Bitmap' bitmap clear-file /x 0 1
+}
+
+# A name must not look like the kind of a mapping.
+names() {
+	local name
+	for name in my-FILE-n DEVICE-1; do
+		ntfsmap open -q /dev/vda:/n "$name" >/dev/null
+		on_disk logfile 2.0 inuse "record=9,9,$((record_n % 4 * 2)),$((4 + record_n / 4))"
+		sleep_hook post hibernate
+		is "$(targets "$name")" error "the hook: pending work on the file of $name"
+		ntfsmap close "$name"
+		on_disk logfile 1.1 clean
+	done
+}
+
+# dmsetup itself may be what lies on a mapping.
+no_dmsetup() {
+	ntfsmap open -q /dev/vda:/n n >/dev/null
+	printf '#!/bin/sh\necho no dmsetup >&2; exit 1\n' >"$T/dmsetup"
+	chmod +x "$T/dmsetup"
+	sleep_hook post hibernate
+	like "$err" 'could not be compared .*no dmsetup' "without dmsetup the hook says so"
+	rm "$T/dmsetup"
+	ntfsmap close n
+	printf '#!/bin/sh\nexit 1\n' >"$T/dmsetup"
+	chmod +x "$T/dmsetup"
+	sleep_hook post hibernate
+	is "$status:$err" 0: "  but where nothing is open it is silent"
+	rm "$T/dmsetup"
+}
+
 changes() {
 	becomes 'cut short' t 'at sector 1024 .*now ends there' sizes /t data=524288 init=524288
 	becomes 'made longer' l 'only grew' sizes /l data=1048576 init=1048576
@@ -195,6 +240,7 @@ changes() {
 
 if in_machine; then
 	first=$(cat /mnt/share/first) free=$(cat /mnt/share/free)
+	record_p=$(cat /mnt/share/record_p) record_n=$(cat /mnt/share/record_n)
 	cp --sparse=always /mnt/share/other.img "$T/other.img"
 	printf '#!/bin/sh\necho "$*" >>%s/log\n' "$T" >"$T/logger"
 	chmod +x "$T/logger"
@@ -206,6 +252,9 @@ if in_machine; then
 	gone
 	no_sequence
 	changes
+	unsafe
+	names
+	no_dmsetup
 	done_testing
 	exit
 fi
@@ -217,12 +266,13 @@ f file /b 1M runs=2 fill=zero
 mv "$img" "$T/share/other.img"
 volume 192M
 f file /a 4M from=10000 runs=1 fill=zero
-for name in b c d reuse t e; do f file "/$name" 1M runs=3 fill=zero; done
+for name in b c d reuse t e p v x n; do f file "/$name" 1M runs=3 fill=zero; done
 f file /l 512K runs=2 fill=zero
 f slack /l 128
 f file /s 256K runs=2 fill=zero
 f stream /s alt 256K runs=2 fill=zero
 echo 10000 >"$T/share/first"
 echo 30000 >"$T/share/free"
+for name in p n; do f ref "/$name" | cut -d' ' -f1 >"$T/share/record_$name"; done
 guest_tests -t 1200 -s "$T/share" -d "$img"
 done_testing

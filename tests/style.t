@@ -52,7 +52,7 @@ done
 for fact in $(grep -ohE '(ok|objection|caution|add)\(facts, "[a-z-]+"' ntfsmap/safety*.c | cut -d'"' -f2 | sort -u); do
 	ok "the man page has the fact $fact" grep -qw -- "${fact//-/.*-}" man/ntfsmap.8
 done
-for word in hiberfile cloud offline readonly-file valid-data-length; do
+for word in hiberfile cloud offline readonly-file valid-data-length pending-log; do
 	ok "the man page has --allow=$word" grep -q -- "${word//-/.*-}" man/ntfsmap.8
 done
 for word in $(grep -ohE 'strcasecmp\((name|argv\[0\]), "[a-z_]+"' dm-vdisk/{target,args}.c | cut -d'"' -f2 | sort -u); do

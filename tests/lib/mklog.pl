@@ -102,8 +102,8 @@ sub append {
 	my $lsn = $r{lsn} // lsn_at($log, $page, $offset);
 	my $transaction = $r{transaction} // 0;
 	my $previous = $r{previous} // ($transaction ? $log->{last_of}{$transaction} // 0 : 0);
-	my $bytes = pack('Q<3 V v2 V2 v x6', $lsn, $previous, $r{undo_next} // $previous, $r{length} // length $data, 0, 0,
-		$r{type}, $transaction, $offset + HEADER + length $data > $log->{page} ? 1 : 0) . $data;
+	my $bytes = pack('Q<3 V v2 V2 v x6', $lsn, $previous, $r{undo_next} // $previous, $r{length} // length $data,
+		0, 0, $r{type}, $transaction, $offset + HEADER + length $data > $log->{page} ? 1 : 0) . $data;
 	$log->{last_of}{$transaction} = $lsn;
 	push @{$log->{records}}, {%r, lsn => $lsn, transaction => $transaction, data_length => length $data,
 		page => $page, offset => $offset};
@@ -181,7 +181,8 @@ sub record_page {
 	my ($log, $number, %as) = @_;
 	my ($body, $head) = $as{older} ? @{$log->{before}{$number}} : map $log->{$_}{$number}, qw(body head);
 	my $last = $as{copy} && $log->{version} eq '1.1' ? $number * $log->{page} : $head->{last_lsn} // 0;
-	my $page = pack('a4 v2 Q< V v3 x6 Q<', 'RCRD', USA_AT, 1 + $log->{page} / 512, $last, exists $head->{ended} ? 1 : 0,
+	my $page = pack('a4 v2 Q< V v3 x6 Q<', 'RCRD', USA_AT, 1 + $log->{page} / 512, $last,
+		exists $head->{ended} ? 1 : 0,
 		1, 1, $head->{next} // 0, $head->{ended} // 0);
 	$page .= "\0" x ($log->{data} - length $page) . $body;
 	$page .= "\0" x ($log->{page} - length $page);
@@ -195,13 +196,16 @@ sub restart_page {
 	my ($major, $minor) = split /\./, $log->{version};
 	my $size = $log->{page};
 	my $area = pack 'Q< v4 V v2 Q< V v2 V x4', $r{current} // ($last ? $last->{lsn} : 0), $r{clients} // 1, NOBODY,
-		$r{in_use} // 1 ? 0 : NOBODY, $r{clean} ? 2 : 0, $r{seq_bits} // $log->{seq_bits}, CLIENTS + 160, CLIENTS,
-		$r{file_size} // $log->{pages} * $size, $last ? $last->{data_length} : 0, $r{header_length} // HEADER,
+		$r{in_use} // 1 ? 0 : NOBODY, $r{clean} ? 2 : 0, $r{seq_bits} // $log->{seq_bits},
+		CLIENTS + 160, CLIENTS, $r{file_size} // $log->{pages} * $size, $last ? $last->{data_length} : 0,
+		$r{header_length} // HEADER,
 		$r{data_offset} // $log->{data}, $r{open_count} // 7;
 	$area .= "\0" x (CLIENTS - length $area);
 	my $oldest = $r{oldest} // ($last ? $log->{records}[0]{lsn} : 0);
-	$area .= pack 'Q<2 v3 x6 V v4 x120', $oldest, $r{client_restart} // $oldest, NOBODY, NOBODY, 0, 8, unpack 'C*', 'NTFS';
-	my $page = pack 'a4 v2 Q< V2 v v2', $r{magic} // 'RSTR', 0x1e, 1 + $size / 512, 0, $r{system_page_size} // $size,
+	$area .= pack 'Q<2 v3 x6 V v4 x120', $oldest, $r{client_restart} // $oldest, NOBODY, NOBODY, 0, 8,
+		unpack 'C*', 'NTFS';
+	my $page = pack 'a4 v2 Q< V2 v v2', $r{magic} // 'RSTR', 0x1e, 1 + $size / 512, 0,
+		$r{system_page_size} // $size,
 		$r{log_page_size} // $size, $r{area_offset} // RESTART_AREA, $r{minor} // $minor, $r{major} // $major;
 	$page .= "\0" x (RESTART_AREA - length $page) . $area;
 	$page .= "\0" x ($size - length $page);
@@ -216,7 +220,7 @@ sub restart_page {
 sub copies {
 	my ($log, $bytes, $newest, $pages, $slot) = @_;
 	my $size = $log->{page};
-	my $page = page_of($log, $log->{records}[-1]{lsn});
+	my $page = newest_page($log);
 	my @slots = map 2 + ($slot - 2 + $_) % ($log->{ring} - 2), 0 .. $log->{ring} - 3;
 	for (0 .. $#slots) {
 		my $older = $newest eq 'stale' || $_ >= $pages && $_ & 1;
@@ -224,10 +228,18 @@ sub copies {
 			record_page($log, $page, copy => 1, older => $older && $log->{before}{$page}[0]);
 		if ($_ < $pages) {
 			substr($$bytes, $page * $size, $size) = "\xff" x $size if $newest eq 'copy';
-			substr($$bytes, $page * $size, $size) = record_page($log, $page, older => 1) if $newest eq 'older';
+			substr($$bytes, $page * $size, $size) =
+				record_page($log, $page, older => 1) if $newest eq 'older';
 		}
 		$page = page_before($log, $page) // $page;
 	}
+}
+
+# The one in which the last record ends; in version 2.0 the one in which it begins, see page_before().
+sub newest_page {
+	my ($log) = @_;
+	my $page = $log->{at}[0];
+	return $log->{version} eq '1.1' && exists $log->{body}{$page} ? $page : page_of($log, $log->{records}[-1]{lsn});
 }
 
 # One that a record begins in: what begins earlier tells nothing about where the page belongs.
@@ -280,7 +292,7 @@ sub runs {
 	my ($bytes, $sectors) = unpack 'x11 v C', $sector;
 	my $cluster = $bytes * ($sectors > 128 ? 1 << 256 - $sectors : $sectors);
 	open my $said, '-|', 'sh', '-c', 'exec ntfscluster -q -f -I "$0" "$1" 2>/dev/null', $record, $image or die $!;
-	while (<$said>) {
+	for (<$said>) {
 		$data = /0x80/ if /^\s*0x/;
 		push @runs, [$2 * $cluster, $3 * $cluster] if $data && /^\s*(\d+)\s+(\d+)\s+(\d+)\s*$/;
 	}
@@ -319,7 +331,7 @@ sub make {
 	my ($path, @words) = @_;
 	my %r = words(@words);
 	my $log = new(%r);
-	while (<STDIN>) {
+	for (<STDIN>) {
 		my @of = split;
 		next if !@of;
 		$of[0] eq 'restart' ? restart($log, words(@of[1 .. $#of])) : record($log, words(@of));
@@ -335,8 +347,8 @@ sub main {
 		make($path, @rest);
 	} elsif (($verb // '') eq 'plant' && @rest == 1) {
 		open my $file, '<:raw', $rest[0] or die "$rest[0]: $!";
-		local $/;
-		plant($path, scalar <$file>, runs($path, 2));
+		my $bytes = do { local $/; <$file> };
+		plant($path, $bytes, runs($path, 2));
 	} else {
 		die "usage: mklog.pl make FILE [KEY=VALUE...], mklog.pl plant IMAGE FILE\n";
 	}

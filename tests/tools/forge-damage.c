@@ -166,6 +166,26 @@ void verb_stale_extent(struct forge *forge)
 	write_record(forge->vol, number, record);
 }
 
+/* $LogFile up to there is in the record: of the base record, or of extent=N. */
+void verb_lsn(struct forge *forge)
+{
+	const s64 lsn = parse_number(forge->argv[1], "LSN");
+	u64 number;
+	MFT_RECORD *record;
+
+	if (option(&forge->opts, "extent")) {
+		number = extent_number(forge);
+	} else {
+		ntfs_inode *ni = inode_at(forge->vol, forge->argv[0]);
+
+		number = ni->mft_no;
+		inode_done(ni);
+	}
+	record = read_record(forge->vol, number);
+	record->lsn = cpu_to_sle64(lsn);
+	write_record(forge->vol, number, record);
+}
+
 /* The record says that it belongs to another file: the root directory, or with=PATH. */
 void verb_wrong_base(struct forge *forge)
 {

@@ -200,6 +200,6 @@ verb_fn verb_link, verb_remove, verb_empty, verb_resident, verb_runs, verb_ref, 
 verb_fn verb_sparse, verb_compressed, verb_encrypted, verb_reparse, verb_attrs, verb_mtime;
 verb_fn verb_hiberfil, verb_logfile, verb_dirty, verb_bitmap, verb_badclus, verb_geometry;
 verb_fn verb_corrupt_run, verb_orphan_extent, verb_wrong_base, verb_stale_extent;
-verb_fn verb_lost_extent, verb_stale_seq, verb_sizes, verb_mftmirr;
+verb_fn verb_lost_extent, verb_stale_seq, verb_sizes, verb_mftmirr, verb_lsn;
 
 #endif /* FORGE_H */

@@ -192,6 +192,7 @@ static const struct verb verbs[] = {
 	{ "lost-extent", 1, 1, READ_WRITE, verb_lost_extent, "PATH [extent=N]" },
 	{ "stale-seq", 1, 1, READ_WRITE, verb_stale_seq, "PATH" },
 	{ "sizes", 1, 1, READ_WRITE, verb_sizes, "PATH [data=BYTES] [alloc=BYTES] [init=BYTES]" },
+	{ "lsn", 2, 2, READ_WRITE, verb_lsn, "PATH LSN [extent=N]" },
 	{ "mftmirr", 0, 0, READ_WRITE, verb_mftmirr, "" },
 	/* questions */
 	{ "runs", 1, 1, READ_ONLY, verb_runs, "PATH[:STREAM]" },
