@@ -135,7 +135,8 @@ static bool is_of_file(const struct pass *p, const struct record *rec)
 	return MREF(rec->base) == p->file->record && MSEQNO(rec->base) == p->file->sequence;
 }
 
-/* Takes the part, so that a copy of it is none. */
+/* Takes the part, so that a copy of it is none. That the record says it is the file's was seen when
+ * the runs were loaded. */
 static bool take_part(struct pass *p, const struct record *rec, const struct mft_attr *a)
 {
 	struct part key = {
@@ -145,7 +146,7 @@ static bool take_part(struct pass *p, const struct record *rec, const struct mft
 	struct part *part;
 	bool own;
 
-	if (!is_of_file(p, rec) || !is_stream(p, a->record->type, a->name, a->name_length))
+	if (!is_stream(p, a->record->type, a->name, a->name_length))
 		return false;
 	part = bsearch(&key, p->parts, p->n_parts, sizeof(*p->parts), by_ref);
 	own = part && !part->found;

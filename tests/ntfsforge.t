@@ -97,6 +97,9 @@ for seed in 1 2 3 4 5 6 7 8; do
 	is "$(clusters /shuffle$seed | awk '$2 != end { n++ } { end = $2 + $3 } END { print n }')" 10 \
 		"shuffle, no gaps, seed $seed: no run continues the one before"
 done
+f many /many 200
+is "$(ntfsls -p /many "$img" | grep -c '^0')" 200 'many: a directory full of files'
+is "$(f runs /many/00000199)" "0 $(($(f runs /many/00000000 | cut -d' ' -f2) + 199)) 1" 'with a cluster each'
 f file /there 8K from=100000
 is "$(f runs /there)" '0 100000 2' 'from= is exact'
 refused file /again 8K from=100001

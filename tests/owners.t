@@ -189,6 +189,28 @@ for my $lcn ($low, $high, $runs[1][0], $runs[1][0] + $runs[1][1] - 1) {
 f('file', "/at$_", 4096, "from=$_", 'fill=none') for $low - 1, $high + 1, $runs[0][0] + $runs[0][1], $runs[2][0] - 1;
 accepted('/d', 'neighbours on both sides');
 
+# Clusters and MFT records of other sizes.
+for (['512', '512', 32], ['65536', '512', 256], ['4096', '4096', 64], ['2097152', '4096', 2048]) {
+	my ($cluster, $sector, $size) = @$_;
+	volume($size, '-c', $cluster, '-s', $sector);
+	f('file', $_, 4 * $cluster, 'runs=3', 'fill=none') for '/d', '/e';
+	accepted('/d', "clusters of $cluster, sectors of $sector");
+	f('corrupt-run', '/e', 'overlap', 'run=1', 'with=/d');
+	claimed('/d', number_of('/e'), '$DATA', '  another file');
+}
+
+# Records are read 1024 at a time.
+volume(64);
+f('many', '/many', 2500);
+f('file', '/d', '4K');
+for my $number (1023, 1024, 1025, 2047, 2048) {
+	my $path = sprintf '/many/%08d', $number - number_of('/many/00000000');
+	f('corrupt-run', $path, 'overlap', 'with=/d');
+	claimed('/d', $number, '$DATA', "MFT record $number");
+	f('remove', $path);
+	f('bitmap', 'set-file', '/d');
+}
+
 volume(64);
 f('mkdir', '/dir');
 f('empty', "/dir/a name that is so long that sixty of them do not fit into the index root $_") for 1 .. 60;
