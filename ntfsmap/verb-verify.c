@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* verify: is an open mapping still where the volume says that the file is, and may it be written? */
+/* verify: is an open mapping where the volume says that the file is, and may it be written? */
 #include <stdlib.h>
 #include <string.h>
 
