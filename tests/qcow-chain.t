@@ -184,12 +184,14 @@ far_data() {
 	run "$ntfsmap" table -q --concise t --data "$img:/far." "$img:/box/i.qcow2"
 	is "$status" 0 '  --data'
 	is "$(tr ';' '\n' <"$T/out" | cut -d, -f1,4 | xargs)" 't-data,rw t,rw' '  takes it for writing'
+	run "$ntfsmap" open --test --data "$img:/far." "$img:/box/i.qcow2" t
+	like "$err" 'box/i.qcow2: the data are in .*:/far\.' '  open says where the data are'
 	f file /over.img 1M runs=2
 	f corrupt-run /over.img overlap run=1 with=/box/i.qcow2
 	tried 6 'box/i.qcow2 .*have the same clusters|over.img .*have the same clusters' '  --data with a file that shares clusters with the image' \
+		--quick --data "$img:/over.img" "$img:/box/i.qcow2"
+	tried 2 'box/i.qcow2: its LCN [0-9]+ also belongs to .*"over.img"' '  without --quick the image alone shows it' \
 		--data "$img:/over.img" "$img:/box/i.qcow2"
-	run "$ntfsmap" open --test --data "$img:/far." "$img:/box/i.qcow2" t
-	like "$err" 'box/i.qcow2: the data are in .*:/far\.' '  open says where the data are'
 }
 
 # A backing file is only read, and often in the folder above; but it is a file.
