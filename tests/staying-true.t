@@ -62,7 +62,7 @@ awake() {
 # a has a mounted file system with dirty pages, which must not reach the clusters that another file has now.
 moved() {
 	local i before after
-	mkfs.ext4 -q /dev/mapper/a
+	mkfs.ext4 -q -E lazy_itable_init=0 /dev/mapper/a # the kernel would go on with it meanwhile
 	mkdir -p /mnt/a
 	# nothing is written back but by us
 	echo 0 >/proc/sys/vm/dirty_writeback_centisecs

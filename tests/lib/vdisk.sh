@@ -80,6 +80,14 @@ remove() {
 	dmsetup remove --retry "$1"
 }
 
+# suspending DEVICE: now and again, until there is $T/enough. (One that is killed might leave it suspended.)
+suspending() {
+	rm -f "$T/enough"
+	while sleep 0.4 && [ ! -e "$T/enough" ]; do
+		dmsetup suspend "$1" && dmsetup resume "$1"
+	done
+}
+
 # within SECONDS COMMAND...: 124 if it has not ended by then; one that cannot be killed is left behind
 within() {
 	local left=$(($1 * 10)) pid status=0
