@@ -8,14 +8,15 @@
 # error at once, and dirty pages stay in memory. Its users then have to be ended, and it can be closed.
 #
 # The table is replaced with --noflush and --nolockfs: otherwise the kernel freezes the file system above it first, and
-# that writes all of its dirty pages to the very places that must not be written. (Kernels so far take --noflush for
-# both; --nolockfs says what is meant.)
+# that writes all of its dirty pages to the very places that must not be written. (On the kernels
+# that were tried --noflush alone does; --nolockfs says what is meant.)
 #
 # What this cannot do:
 # - The kernel thaws all tasks before systemd runs this. What is written until the table is replaced, a fraction of a
 #   second for each mapping, goes where the file was.
-# - It looks at where the file lies and at what Windows may still do to it, not at what is in it: if Windows wrote to the image, a file system that was mounted
-#   from it has old contents in memory and destroys new ones, and nothing tells.
+# - It looks at where the file lies and at what Windows may still do to it, not at what is in it: if Windows wrote to
+#   the image, a file system that was mounted from it has old contents in memory and destroys new ones, and nothing
+#   tells.
 # - It is no help where systemd does not put the machine to sleep, nor if it lies on the mapping that it has to end.
 # So close what can be written before hibernating Linux: ntfsmap(8), WHEN LINUX HIBERNATES TOO.
 set -u

@@ -269,6 +269,11 @@ int volume_open(const char *device, struct volume **out)
 	return DONE;
 }
 
+int volume_read_error(const struct volume *vol)
+{
+	return vol->io_error ? -vol->io_error : -EUCLEAN;
+}
+
 void volume_close(struct volume *vol)
 {
 	if (!vol)

@@ -337,11 +337,6 @@ static const char *check_mft(const struct pass *p)
 	return NULL;
 }
 
-static int read_failed(const struct volume *vol)
-{
-	return vol->io_error ? -vol->io_error : -EUCLEAN;
-}
-
 static int look_at_records(struct pass *p)
 {
 	const u32 per_piece = PIECE_BYTES > p->record_size ? PIECE_BYTES / p->record_size : 1;
@@ -355,7 +350,7 @@ static int look_at_records(struct pass *p)
 		const s64 bytes = (s64)count * p->record_size;
 
 		if (ntfs_attr_pread(p->mft, (s64)(first * p->record_size), bytes, piece) != bytes)
-			ret = read_failed(p->file->vol);
+			ret = volume_read_error(p->file->vol);
 		for (u32 i = 0; i < count && !ret; i++)
 			look_at_record(p, first + i, piece + (size_t)i * p->record_size);
 		progress_step(&p->progress, first + count, n);
@@ -379,7 +374,7 @@ int volume_owners(const struct ntfs_file *file, struct owners *o)
 	*o = (struct owners){ 0 };
 	file->vol->io_error = 0;
 	if (ntfs_attr_map_whole_runlist(p.mft))
-		return read_failed(file->vol);
+		return volume_read_error(file->vol);
 	problem = check_mft(&p);
 	if (problem) {
 		unreadable(o, FILE_MFT, problem);

@@ -19,7 +19,7 @@ static int add_extent_record(struct file_places *places, struct ntfs_file *f, le
 	ntfs_inode *ni = ntfs_extent_inode_open(f->inode, reference);
 
 	if (!ni)
-		return -EIO;
+		return volume_read_error(f->vol);
 	add_record(places, ni);
 	return 0;
 }
@@ -79,7 +79,7 @@ static int take_runs(const struct volume *vol, const runlist_element *rl, struct
 		bool good = rl->lcn >= 0 && lcn < vol->clusters && length <= vol->clusters - lcn;
 
 		if (length >> 40)
-			return -EIO;
+			return -EUCLEAN;
 		ret = vdisk_extents_add(x, good ? lcn * sectors : VDISK_HOLE, length * sectors);
 	}
 	return ret;
@@ -98,11 +98,11 @@ static int add_list(struct file_places *places, struct ntfs_file *f)
 	ctx = ntfs_attr_get_search_ctx(f->inode, NULL);
 	if (!ctx ||
 	    ntfs_attr_lookup(AT_ATTRIBUTE_LIST, AT_UNNAMED, 0, CASE_SENSITIVE, 0, NULL, 0, ctx))
-		ret = -EIO;
+		ret = volume_read_error(f->vol);
 	else if (ctx->attr->non_resident)
 		rl = ntfs_mapping_pairs_decompress(f->vol->lib->vol, ctx->attr, NULL);
 	if (!ret && ctx->attr->non_resident)
-		ret = rl ? take_runs(f->vol, rl, &x) : -EIO;
+		ret = rl ? take_runs(f->vol, rl, &x) : -EUCLEAN;
 	if (!ret)
 		places->list.v = extents_by_device(&x, &places->list.n);
 	free(rl);
@@ -124,6 +124,7 @@ int ntfs_file_places(struct ntfs_file *f, struct file_places *places)
 	int ret;
 
 	*places = (struct file_places){ 0 };
+	f->vol->io_error = 0;
 	ret = add_records(places, f);
 	if (!ret)
 		ret = add_list(places, f);
@@ -143,7 +144,7 @@ void file_places_free(struct file_places *places)
 
 static int take_runs_of(const struct volume *vol, ntfs_attr *na, struct vdisk_extents *x)
 {
-	return ntfs_attr_map_whole_runlist(na) ? -EIO : take_runs(vol, na->rl, x);
+	return ntfs_attr_map_whole_runlist(na) ? volume_read_error(vol) : take_runs(vol, na->rl, x);
 }
 
 int volume_places(struct volume *vol, struct volume_places *places)
@@ -152,6 +153,7 @@ int volume_places(struct volume *vol, struct volume_places *places)
 
 	*places = (struct volume_places){ .cluster_size = vol->cluster_size,
 					  .record_size = vol->mft_record_size };
+	vol->io_error = 0;
 	ret = take_runs_of(vol, vol->lib->vol->mft_na, &places->mft);
 	return ret ? ret : take_runs_of(vol, vol->lib->vol->lcnbmp_na, &places->bitmap);
 }
@@ -165,6 +167,7 @@ void volume_places_free(struct volume_places *places)
 /* ---- the log ---- */
 
 struct log_stream {
+	const struct volume *vol;
 	ntfs_inode *ni;
 	ntfs_attr *na;
 };
@@ -177,7 +180,7 @@ static int read_log(void *ctx, uint64_t offset, void *buf, size_t len)
 	for (char *p = buf; len; p += n, offset += (uint64_t)n, len -= (size_t)n) {
 		n = ntfs_attr_pread(s->na, (s64)offset, (s64)len, p);
 		if (n <= 0)
-			return -EIO;
+			return volume_read_error(s->vol);
 	}
 	return 0;
 }
@@ -187,11 +190,13 @@ int volume_log_io(struct volume *vol, struct log_io *io)
 	struct log_stream *s = must_alloc(sizeof(*s));
 
 	*io = (struct log_io){ .ctx = s, .read = read_log };
+	s->vol = vol;
+	vol->io_error = 0;
 	s->ni = ntfs_inode_open(vol->lib->vol, FILE_LogFile);
 	if (s->ni)
 		s->na = ntfs_attr_open(s->ni, AT_DATA, AT_UNNAMED, 0);
 	if (!s->na)
-		return -EIO;
+		return volume_read_error(vol);
 	io->size = (uint64_t)s->na->data_size;
 	return 0;
 }

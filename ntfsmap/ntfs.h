@@ -101,6 +101,10 @@ int volume_bitmap_check(struct volume *vol, const struct vdisk_extents *x, uint6
 /* How many of the extents' clusters $BadClus lists. 0 or -errno. */
 int volume_badclus_check(struct volume *vol, const struct vdisk_extents *x, uint64_t *bad);
 
+/* Why something of the volume could not be read, a negative errno: what its device said, as chkdsk
+ * would only make a failing disk worse, or else -EUCLEAN. io_error has to be 0 before. */
+int volume_read_error(const struct volume *vol);
+
 /* An attribute that has one of the clusters of a file and is not that file's stream. */
 struct owner_claim {
 	uint64_t record; /* of the MFT, where it is */
@@ -140,10 +144,9 @@ struct sorted_extents {
 /* Where on the volume a file is described and stored. */
 struct file_places {
 	struct record_place {
-		uint64_t byte;	 /* of the volume */
 		uint64_t record; /* of the MFT */
 		uint64_t lsn;	 /* of the last change that is in it */
-	} * v;			 /* its base record and all extent records, sorted by byte */
+	} * v;			 /* its base record and all extent records, sorted */
 	size_t n;
 	struct sorted_extents clusters, list; /* its data; its attribute list */
 };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The fact "pending-log": may Windows still change the file by itself? */
+#include <errno.h>
 #include <string.h>
 
 #include "facts.h"
@@ -110,10 +111,9 @@ void look_at_log(struct ntfs_file *f, const struct request *req, struct facts *f
 	else if (!ret)
 		ret = walk(&log, f, req, facts);
 	if (ret)
-		fact_add(facts, "pending-log", DAMAGED,
-			 "$LogFile, or what describes the file, cannot be read: %s: let Windows "
-			 "run chkdsk",
-			 strerror(-ret));
+		fact_add(facts, "pending-log", exit_code_of(-ret),
+			 "$LogFile, or what describes the file, cannot be read: %s%s",
+			 strerror(-ret), ret == -EUCLEAN ? ": let Windows run chkdsk" : "");
 	log_close(&log);
 	volume_log_done(&io);
 }

@@ -54,7 +54,7 @@ extern const char *const safety_words[];
  * not. */
 int safety_look(struct image *img, const struct request *req, struct facts *facts);
 
-/* A part of it: what Windows has made of the file, and may do to it. Its runs are good. */
+/* A part of it: what Windows has made of the file, and may do to it. */
 void safety_look_file(struct ntfs_file *f, const struct request *req, struct facts *facts);
 
 /* The same for the image in the file and for its parents, after safety_look(); opens them by

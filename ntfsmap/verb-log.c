@@ -245,9 +245,7 @@ static int find_places(struct image *img, struct listing *l)
 	ret = volume_places(img->vol, &l->volume);
 	if (!ret && img->file)
 		ret = ntfs_file_places(img->file, &l->file);
-	return ret ? fail(DAMAGED, "%s: what describes it cannot be read: let Windows run chkdsk",
-			  img->name)
-		   : DONE;
+	return ret ? fail_errno(-ret, "%s: what describes it cannot be read", img->name) : DONE;
 }
 
 int verb_log(int argc, char **argv, const struct options *opt)

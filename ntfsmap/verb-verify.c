@@ -135,8 +135,8 @@ static int check_safety(const struct dm_device *d, const struct image *img,
 		const struct fact *f = &facts.v[i];
 
 		if (f->code && strcmp(f->name, "readonly")) /* whoever opened it, writes on */
-			code = fail(DAMAGED, "%s: %s%s%s", img->name, f->text,
-				    f->allow ? "; if it was opened so: --allow=" : "",
+			code = fail(f->code == REFUSED ? DAMAGED : f->code, "%s: %s%s%s", img->name,
+				    f->text, f->allow ? "; if it was opened so: --allow=" : "",
 				    f->allow ? f->allow : "");
 	}
 	facts_free(&facts);
