@@ -61,19 +61,29 @@ static inline void cover(struct vdisk_unit *u, u64 at, u64 length)
 {
 	u64 sector = at / VDISK_SECTOR, end = sector + length / VDISK_SECTOR;
 
-	for (; sector < end; sector++)
-		u->covered[sector / 8] |= 0x80 >> sector % 8;
+	while (sector < end) {
+		if (sector % 8 || end - sector < 8) {
+			u->covered[sector / 8] |= 0x80 >> sector % 8;
+			sector++;
+		} else { /* whole bytes */
+			memset(&u->covered[sector / 8], 0xff, (end - sector) / 8);
+			sector += (end - sector) & ~7ULL;
+		}
+	}
 }
 
 /* From byte `at` of the unit on, at most to `end`: how many bytes are covered, or not, like it. */
 static inline u64 same_cover(const struct vdisk_unit *u, u64 at, u64 end)
 {
-	u64 sector = at / VDISK_SECTOR;
+	u64 sector = at / VDISK_SECTOR, last = end / VDISK_SECTOR;
 	bool covered = is_covered(u, sector);
+	u8 eight = covered ? 0xff : 0;
 
 	do {
 		sector++;
-	} while (sector < end / VDISK_SECTOR && is_covered(u, sector) == covered);
+		while (sector % 8 == 0 && sector + 8 <= last && u->covered[sector / 8] == eight)
+			sector += 8;
+	} while (sector < last && is_covered(u, sector) == covered);
 	return sector * VDISK_SECTOR - at;
 }
 
