@@ -326,7 +326,13 @@ static int parse_extents(struct parser *p, size_t *end)
 		return refuse(p, "The number of extents is not that of the arguments that follow");
 	for (i = 0; i < count && !ret; i++)
 		ret = parse_extent(p, end);
-	return ret ?: check_overlap(p);
+	if (!ret)
+		ret = check_overlap(p);
+	if (!ret && vdisk_extents_index(&p->d->extents)) {
+		refuse(p, "Not enough memory for the extents");
+		ret = -ENOMEM;
+	}
+	return ret;
 }
 
 static int check_file_bytes(struct parser *p)

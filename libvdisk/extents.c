@@ -49,22 +49,39 @@ int vdisk_extents_add(struct vdisk_extents *x, u64 device, u64 count)
 	return 0;
 }
 
+/* About one entry for each extent. The last one is for who looks at the end of the last range. */
+int vdisk_extents_index(struct vdisk_extents *x)
+{
+	u64 ranges;
+	size_t i = 0;
+
+	if (x->n > UINT32_MAX - 1)
+		return -EOVERFLOW;
+	if (x->n < 2)
+		return 0;
+	x->shift = 0;
+	while (x->sectors >> x->shift > 2 * (u64)x->n)
+		x->shift++;
+	ranges = ((x->sectors - 1) >> x->shift) + 1;
+	x->index = vdisk_zalloc((ranges + 1) * sizeof(*x->index));
+	if (!x->index)
+		return -ENOMEM;
+	for (u64 range = 0; range < ranges; range++) {
+		while (x->v[i].file + x->v[i].count <= range << x->shift)
+			i++;
+		x->index[range] = (u32)i;
+	}
+	x->index[ranges] = (u32)(x->n - 1);
+	return 0;
+}
+
 bool vdisk_extents_at(const struct vdisk_extents *x, u64 file, struct vdisk_extent *piece)
 {
-	size_t low = 0, high = x->n;
+	const struct vdisk_extent *v = vdisk_extents_find(x, file);
 
-	if (file >= x->sectors)
+	if (!v)
 		return false;
-	/* Invariant: v[low].file <= file < v[high].file, so it ends when they are neighbours. */
-	while (high - low > 1) {
-		size_t mid = low + (high - low) / 2;
-
-		if (x->v[mid].file <= file)
-			low = mid;
-		else
-			high = mid;
-	}
-	*piece = x->v[low];
+	*piece = *v;
 	piece->count -= file - piece->file;
 	if (piece->device != VDISK_HOLE)
 		piece->device += file - piece->file;
@@ -75,5 +92,6 @@ bool vdisk_extents_at(const struct vdisk_extents *x, u64 file, struct vdisk_exte
 void vdisk_extents_free(struct vdisk_extents *x)
 {
 	vdisk_free(x->v);
+	vdisk_free(x->index);
 	memset(x, 0, sizeof(*x));
 }

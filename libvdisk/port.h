@@ -29,6 +29,7 @@
 
 #define UINT64_MAX U64_MAX
 #define INT64_MAX  S64_MAX
+#define UINT32_MAX U32_MAX
 
 static inline u16 get_be16(const void *p)
 {
