@@ -65,7 +65,6 @@ struct dmv_block {
 struct dmv_cache {
 	struct vdisk_meta meta; /* what the formats see */
 	struct mutex *owner;	/* engine_lock */
-	u32 shift;		/* log2 of the block */
 	u32 bits;		/* log2 of the number of buckets */
 	u32 cost;		/* bytes that a block takes */
 	u32 limit;		/* blocks */
@@ -422,17 +421,15 @@ void dmv_users_exit(struct dmv *d);
 void dmv_quiesce(struct dmv *d, struct vdisk_action *a);
 struct vdisk_action *dmv_quiesced(struct dmv *d);
 
-/* Before the tables are asked. NULL: not wanted. Any context. */
-static inline struct percpu_ref *dmv_hold(struct dmv *d)
+/* Before the tables are asked, where users are wanted. Any context, under RCU. */
+static inline struct percpu_ref *dmv_hold_rcu(struct dmv *d)
 {
 	struct percpu_ref *group;
 
-	if (!d->users.wanted)
-		return NULL;
 	for (;;) {
 		/* Who joins the new group sees the tables as they were when it was opened. */
 		group = smp_load_acquire(&d->users.now);
-		if (!percpu_ref_tryget_live(group))
+		if (!percpu_ref_tryget_live_rcu(group))
 			continue;
 		/* It may have been closed, and made ready for the next time, in between: then the
 		 * other one has been opened before (and nobody would wait for this one). */
@@ -441,6 +438,19 @@ static inline struct percpu_ref *dmv_hold(struct dmv *d)
 			return group;
 		percpu_ref_put(group);
 	}
+}
+
+/* The same; NULL: not wanted. Any context. */
+static inline struct percpu_ref *dmv_hold(struct dmv *d)
+{
+	struct percpu_ref *group;
+
+	if (!d->users.wanted)
+		return NULL;
+	rcu_read_lock();
+	group = dmv_hold_rcu(d);
+	rcu_read_unlock();
+	return group;
 }
 
 /* By who holds it, for another. */
@@ -516,13 +526,18 @@ static inline u64 dmv_offset(struct dmv *d, struct bio *bio)
  */
 static inline u64 dmv_locate(struct dmv *d, u64 offset, u64 length, sector_t *sector)
 {
-	struct vdisk_extent piece;
+	const struct vdisk_extent *piece;
+	u64 skip;
 
-	if (offset >= d->file_end || !vdisk_extents_at(&d->extents, offset >> SECTOR_SHIFT, &piece))
+	if (offset >= d->file_end)
 		return 0;
-	*sector = piece.device;
+	piece = vdisk_extents_find(&d->extents, offset >> SECTOR_SHIFT);
+	if (!piece)
+		return 0;
+	skip = (offset >> SECTOR_SHIFT) - piece->file;
+	*sector = piece->device + skip;
 	length = min(length, d->file_end - offset);
-	return min(length, piece.count << SECTOR_SHIFT);
+	return min(length, (piece->count - skip) << SECTOR_SHIFT);
 }
 
 /* The device that has the data of the disk. */

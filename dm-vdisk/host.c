@@ -44,6 +44,7 @@ static void add_bio(struct dmv *d, struct bio *bio)
 void dmv_defer(struct dmv *d, struct bio *bio)
 {
 	dmv_bio_of(bio)->inflated = false;
+	bio->bi_opf &= ~REQ_NOWAIT; /* it does not wait for the worker */
 	add_bio(d, bio);
 }
 

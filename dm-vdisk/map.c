@@ -4,6 +4,9 @@
  * All else goes to the worker; reads and writes are trimmed to their unit first, because a bio can
  * be trimmed only here.
  *
+ * Nearly all bios are reads or writes of units that have their places: map_plain() is for these,
+ * and asks as little as it can. What it does not understand, the rest of this file does.
+ *
  * What the tables say is not enough where they do not say DATA: the unit may have been written to,
  * and be linked by a commit later. So the pending units are asked BEFORE the tables: "not pending"
  * then means that the answer was true at the time it was given.
@@ -197,9 +200,14 @@ static int map_flush(struct dmv *d, struct bio *bio)
 static int map_range(struct dmv *d, struct bio *bio)
 {
 	u64 offset = dmv_offset(d, bio), length = bio->bi_iter.bi_size;
-	bool maybe = maybe_pending(d, offset, &length);
 	struct vdisk_map m;
+	bool maybe;
 	int ret;
+
+	/* It is for the engine most likely, which takes one unit. */
+	if (bio_op(bio) == REQ_OP_WRITE && d->vd->plain)
+		length = min(length, to_unit_end(d, offset));
+	maybe = maybe_pending(d, offset, &length);
 
 	rcu_read_lock();
 	ret = vdisk_image_map(d->vd, offset, length, &m);
@@ -223,12 +231,22 @@ static int map_range(struct dmv *d, struct bio *bio)
 
 static void user_ended(struct bio *bio)
 {
-	struct dmv_hook *hook = &dmv_bio_of(bio)->hook;
+	struct dmv_hook *hook = bio->bi_private;
 
 	bio->bi_end_io = hook->end_io;
 	bio->bi_private = hook->private;
 	dmv_release(hook->held); /* first: the device may be gone with its last bio */
 	bio->bi_end_io(bio);
+}
+
+/* Who holds a group does so until the bio, which goes on now, has ended. */
+static void end_as_user(struct bio *bio, struct percpu_ref *held)
+{
+	struct dmv_hook *hook = &dmv_bio_of(bio)->hook;
+
+	*hook = (struct dmv_hook){ held, bio->bi_end_io, bio->bi_private };
+	bio->bi_end_io = user_ended;
+	bio->bi_private = hook;
 }
 
 /* It went on to the parent's device. */
@@ -242,7 +260,6 @@ static int map_as_user(struct dmv *d, struct bio *bio)
 {
 	struct percpu_ref *held = dmv_hold(d);
 	int ret = map_range(d, bio);
-	struct dmv_hook *hook;
 
 	if (ret != DM_MAPIO_REMAPPED) {
 		dmv_release(held);
@@ -253,10 +270,59 @@ static int map_as_user(struct dmv *d, struct bio *bio)
 		dmv_release(held);
 		return ret;
 	}
-	hook = &dmv_bio_of(bio)->hook;
-	*hook = (struct dmv_hook){ held, bio->bi_end_io, bio->bi_private };
-	bio->bi_end_io = user_ended;
+	end_as_user(bio, held);
 	return ret;
+}
+
+/* Is it a read, or a write that nothing stands in the way of? */
+static bool is_plain(struct dmv *d, struct bio *bio)
+{
+	if (bio_op(bio) == REQ_OP_READ)
+		return d->vd->plain;
+	return bio_op(bio) == REQ_OP_WRITE && d->vd->plain && !(bio->bi_opf & REQ_FUA) &&
+	       !READ_ONCE(d->vd->touch) && !refused(d, bio);
+}
+
+/* Where that byte of the disk is in the file, and how many of *length bytes lie together there;
+ * under RCU. VDISK_NOWHERE: not known. */
+static u64 find_plain(struct dmv *d, u64 offset, u64 *length)
+{
+	struct vdisk *vd = d->vd;
+	u64 place = vd->plain(vd, offset), left = to_unit_end(d, offset);
+
+	if (unlikely(*length > left) && place != VDISK_NOWHERE)
+		*length = vd->plain_run ? vd->plain_run(vd, offset, place, *length) : left;
+	return place;
+}
+
+/* false: it is not plain, or its place is not known. */
+static bool map_plain(struct dmv *d, struct bio *bio)
+{
+	u64 length = bio->bi_iter.bi_size, place, skip;
+	const struct vdisk_extent *piece;
+	struct percpu_ref *held = NULL;
+
+	if (!is_plain(d, bio))
+		return false;
+	rcu_read_lock();
+	if (d->users.wanted)
+		held = dmv_hold_rcu(d);
+	place = find_plain(d, dmv_offset(d, bio), &length);
+	rcu_read_unlock();
+	/* VDISK_NOWHERE is not in the file; all of the other units is. */
+	piece = vdisk_extents_find(&d->extents, place >> SECTOR_SHIFT);
+	if (unlikely(!piece)) {
+		dmv_release(held);
+		return false;
+	}
+	this_cpu_inc(d->stats->hits);
+	skip = (place >> SECTOR_SHIFT) - piece->file;
+	trim(bio, min(length, (piece->count - skip) << SECTOR_SHIFT));
+	bio_set_dev(bio, d->dev->bdev);
+	bio->bi_iter.bi_sector = piece->device + skip;
+	if (held)
+		end_as_user(bio, held);
+	return true;
 }
 
 int dmv_map(struct dm_target *ti, struct bio *bio)
@@ -269,6 +335,8 @@ int dmv_map(struct dm_target *ti, struct bio *bio)
 		return map_flush(d, bio);
 	if (unlikely(!bio_sectors(bio)))
 		return finished(bio);
+	if (likely(map_plain(d, bio)))
+		return DM_MAPIO_REMAPPED;
 	if (refused(d, bio))
 		return DM_MAPIO_KILL;
 	switch (bio_op(bio)) {

@@ -20,11 +20,11 @@
 
 static struct hlist_head *bucket_of(struct dmv_cache *c, u64 offset)
 {
-	return &c->buckets[hash_64(offset >> c->shift, c->bits)];
+	return &c->buckets[hash_64(offset, c->bits)];
 }
 
 /* Under RCU, cache->lock or engine_lock. */
-static struct dmv_block *find(struct dmv_cache *c, u64 offset)
+static __always_inline struct dmv_block *find(struct dmv_cache *c, u64 offset)
 {
 	struct dmv_block *b;
 
@@ -265,7 +265,7 @@ int dmv_cache_init(struct dmv_cache *c, struct mutex *owner, u32 block, u32 kib)
 	c->meta.block = block;
 	c->meta.peek = peek;
 	c->owner = owner;
-	c->shift = ilog2(block);
+
 	c->cost = roundup_pow_of_two(sizeof(struct dmv_block)) + block + sizeof(struct hlist_head);
 	c->limit = max_t(u64, ((u64)kib << 10) / c->cost, DMV_RESERVE);
 	c->bits = buckets_bits(c->limit);

@@ -399,6 +399,7 @@ static void vdisk_io_hints(struct dm_target *ti, struct queue_limits *limits)
 static struct target_type vdisk_target = {
 	.name = "vdisk",
 	.version = { 1, 0, 0 },
+	.features = DM_TARGET_NOWAIT,
 	.module = THIS_MODULE,
 	.ctr = vdisk_ctr,
 	.dtr = vdisk_dtr,

@@ -121,6 +121,7 @@ struct vhd {
 	u32 bat_entries;  /* that the virtual size needs */
 	u32 block_shift;  /* log2 of the block size */
 	u32 bitmap_bytes; /* in front of each block, whole sectors */
+	u64 plain_last;	  /* where the last block can begin that is all there, for vdisk.plain */
 	bool differencing;
 	struct vdisk_range fixed[3 + VHD_LOCATORS]; /* footer copy, header, BAT, locators */
 	u32 n_fixed;
@@ -129,6 +130,8 @@ struct vhd {
 		u64 offset;
 	} locators[VHD_LOCATORS];
 };
+
+#define QCOW_TABLES 1024
 
 /* An open qcow or qcow2, qcow2.c and qcow1.c. All in bytes unless it says otherwise. */
 struct qcow {
@@ -151,7 +154,9 @@ struct qcow {
 	 * refcount table, snapshot table, bitmap directory */
 	struct vdisk_range fixed[5];
 	u32 n_fixed;
-	u64 fixed_end; /* of all of them */
+	u64 fixed_end;	/* of all of them */
+	u64 plain_last; /* where the last cluster can be that is all there, for vdisk.plain */
+	u64 tables[QCOW_TABLES]; /* the same: see qcow-map.c */
 	/* the name of the backing file, and of the data file */
 	u64 backing_offset, data_name_offset;
 	u32 backing_length, data_name_length;
@@ -181,6 +186,15 @@ struct vdisk {
 	/* Odd while the engine changes an entry that readers cannot load at once. */
 	u32 seq;
 	bool readonly; /* whatever the device can: a snapshot, or refcounts in doubt */
+	/*
+	 * The commonest answer of vdisk_image_map(), as cheap as it gets: the byte of the file
+	 * where byte `offset` of the disk is, if all of its unit, or what the disk has of it, is
+	 * DATA there. VDISK_NOWHERE: ask map. By any number of callers at once. NULL: always ask.
+	 */
+	u64 (*plain)(struct vdisk *vd, u64 offset);
+	/* How many of `length` bytes, more than are left in the unit, lie together from there on:
+	 * not less than are left in it. NULL: no more. */
+	u64 (*plain_run)(struct vdisk *vd, u64 offset, u64 place, u64 length);
 	union {
 		struct vhd vhd;
 		struct qcow qcow;

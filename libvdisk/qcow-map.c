@@ -337,6 +337,117 @@ static bool is_readable(const struct vdisk *vd, u64 offset, u64 length, const st
 	return (m->kind != VDISK_DATA && m->kind != VDISK_SHARED) || !((m->offset - offset) & mask);
 }
 
+/* ---- what nearly all look-ups are ---- */
+
+/*
+ * vd->qcow.tables is a direct-mapped cache of plain L1 entries: who finds one need not look for the
+ * block that it is in. Nothing ever has to be taken out: while the image is open, tables are added,
+ * and those that are shared replaced; one that is the image's own stays where it is. A word has all
+ * of it, so any number of readers may put one there: the table's offset, whose lowest 9 bits are 0,
+ * and in these what the place in the cache does not say of the entry's index.
+ */
+#define TAG_MASK 511ULL
+
+/* Does all of a cluster, or table, that begins here lie in the file? The offset is one in form. */
+static inline bool is_plain_place(const struct vdisk *vd, u64 offset, u64 mask)
+{
+	if (offset > vd->qcow.plain_last)
+		return false;
+	return offset >= vd->qcow.fixed_end || vdisk_qcow_sound(vd, offset, mask + 1);
+}
+
+/* An entry of a table: where what it points to begins, if that is the image's own. */
+static inline u64 plain_entry(const struct vdisk *vd, u64 at, u64 mask)
+{
+	const u8 *data = vd->meta->peek(vd->meta, vdisk_block_of(vd->meta, at));
+	u64 offset;
+
+	if (!data)
+		return VDISK_NOWHERE;
+	/* Without the one flag that must be there, no other may be. */
+	offset = load_be64(data + (at & (vd->meta->block - 1))) ^ QCOW_COPIED;
+	if (offset & (mask | ~QCOW_OFFSET) || !is_plain_place(vd, offset, mask))
+		return VDISK_NOWHERE;
+	return offset;
+}
+
+/* Never 0, which is that of an empty slot. */
+static inline u64 tag_of(u64 index)
+{
+	return index / QCOW_TABLES + 1;
+}
+
+static u64 find_table(struct vdisk *vd, u64 index, u64 mask)
+{
+	struct qcow *q = &vd->qcow;
+	u64 table = plain_entry(vd, q->l1_offset + 8 * index, mask);
+
+	if (table != VDISK_NOWHERE && tag_of(index) <= TAG_MASK)
+		WRITE_ONCE(q->tables[index % QCOW_TABLES], table | tag_of(index));
+	return table;
+}
+
+/* Where the entry for that byte is, or VDISK_NOWHERE. */
+static inline u64 plain_at(struct vdisk *vd, u64 offset, u64 mask)
+{
+	const struct qcow *q = &vd->qcow;
+	u64 cluster = offset >> q->cluster_bits, index = cluster >> q->l2_bits;
+	u64 table = READ_ONCE(q->tables[index % QCOW_TABLES]);
+
+	if ((table & TAG_MASK) == tag_of(index))
+		table &= ~TAG_MASK;
+	else
+		table = find_table(vd, index, mask);
+	if (table == VDISK_NOWHERE)
+		return table;
+	return table + 8 * (cluster & ((1ULL << q->l2_bits) - 1));
+}
+
+static u64 qcow_plain(struct vdisk *vd, u64 offset)
+{
+	u64 mask = cluster_bytes(&vd->qcow) - 1, at = plain_at(vd, offset, mask);
+
+	if (at == VDISK_NOWHERE)
+		return at;
+	at = plain_entry(vd, at, mask);
+	return at == VDISK_NOWHERE ? at : at + (offset & mask);
+}
+
+/* As far as the metadata block goes that the first entry is in. */
+static u64 qcow_plain_run(struct vdisk *vd, u64 offset, u64 place, u64 length)
+{
+	u64 mask = cluster_bytes(&vd->qcow) - 1, at = plain_at(vd, offset, mask);
+	u64 run = mask + 1 - (offset & mask), next = place + run, block;
+	const u8 *data;
+
+	if (at == VDISK_NOWHERE)
+		return run;
+	block = vdisk_block_of(vd->meta, at);
+	data = vd->meta->peek(vd->meta, block);
+	for (at += 8 - block; data && at < vd->meta->block && run < length; at += 8) {
+		if (load_be64(data + at) != (next | QCOW_COPIED) || !is_plain_place(vd, next, mask))
+			break;
+		run += mask + 1;
+		next += mask + 1;
+	}
+	return run < length ? run : length;
+}
+
+/* Not where COPIED says nothing, entries are longer than a word, or places are given. */
+void vdisk_qcow_use_plain(struct vdisk *vd)
+{
+	struct qcow *q = &vd->qcow;
+
+	if (q->read_only_l1 || q->has_data || q->entry_bytes != sizeof(long) ||
+	    vd->io.size < cluster_bytes(q))
+		return;
+	q->plain_last = vd->io.size - cluster_bytes(q);
+	vd->plain = qcow_plain;
+	vd->plain_run = qcow_plain_run;
+}
+
+/* ---- the rest ---- */
+
 /* Neighbours that go on in the same way are added, as far as the metadata block goes that the first
  * one is in: the caller cannot sleep, and `length` may be a discard of all the disk. */
 int vdisk_qcow_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer)

@@ -55,6 +55,9 @@ void vdisk_qcow_compressed(const struct vdisk *vd, u64 value, u64 *offset, u32 *
 /* vdisk_format.map of both */
 int vdisk_qcow_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_map *answer);
 
+/* Version 2 and up, while opening, at last: vdisk.plain, if it can be used. */
+void vdisk_qcow_use_plain(struct vdisk *vd);
+
 /* ---- qcow-snapshot.c: internal snapshots ---- */
 
 /* What is read of an entry of the snapshot table. */

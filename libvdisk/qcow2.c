@@ -660,6 +660,7 @@ static int qcow2_open(struct vdisk *vd, const struct vdisk_options *options,
 	vdisk_free(h);
 	if (!ret && options->snapshot)
 		ret = vdisk_qcow_use_snapshot(vd, options->snapshot, err);
+	vdisk_qcow_use_plain(vd);
 	return ret;
 }
 

@@ -253,6 +253,27 @@ static int use_header(struct vdisk *vd, const struct header *h, struct vdisk_err
 	return 0;
 }
 
+/* vdisk.plain, of a dynamic image */
+static u64 vhd_plain(struct vdisk *vd, u64 offset)
+{
+	const struct vhd *v = &vd->vhd;
+	u64 at = v->bat_offset + 4 * (offset >> v->block_shift);
+	u64 block = vdisk_block_of(vd->meta, at), start;
+	u32 mask = (1U << v->block_shift) - 1, entry;
+	const u8 *data = vd->meta->peek(vd->meta, block);
+
+	if (!data)
+		return VDISK_NOWHERE;
+	entry = load_be32(data + (at - block));
+	start = (u64)entry * VDISK_SECTOR;
+	if (start > v->plain_last || entry == BAT_UNUSED)
+		return VDISK_NOWHERE;
+	if (start < v->fixed_end && in_the_way(v, start, v->bitmap_bytes + mask + 1ULL))
+		return VDISK_NOWHERE;
+	start += v->bitmap_bytes;
+	return start & (vd->meta->block - 1) ? VDISK_NOWHERE : start + (offset & mask);
+}
+
 int vdisk_vhd_open_dynamic(struct vdisk *vd, const struct footer *f, u64 end,
 			   struct vdisk_error *err)
 {
@@ -276,6 +297,10 @@ int vdisk_vhd_open_dynamic(struct vdisk *vd, const struct footer *f, u64 end,
 	vd->fill = v->differencing ? 0 : 1U << v->block_shift;
 	if (vd->meta)
 		vd->head_bytes = (u32)round_up_to(v->bitmap_bytes, vd->meta->block);
+	if (!v->differencing && v->data_end > (1ULL << v->block_shift) + v->bitmap_bytes) {
+		v->plain_last = v->data_end - (1ULL << v->block_shift) - v->bitmap_bytes;
+		vd->plain = vhd_plain;
+	}
 	return 0;
 }
 
