@@ -191,6 +191,14 @@ sub range {
 	return ($at, $length);
 }
 
+# After it the shortcuts of the hot path say what the tables say.
+sub step_flush {
+	my ($h) = @_;
+	wrong($h, 'flush') if ask($h->{io}, 'flush') ne 'ok';
+	my $answer = ask($h->{io}, 'shortcuts');
+	wrong($h, "shortcuts: $answer") if $answer !~ /^(\d+) of \1$/;
+}
+
 sub one_step {
 	my ($h) = @_;
 	my $what = int rand 100;
@@ -198,7 +206,7 @@ sub one_step {
 	elsif ($what < 62) { step_zero($h, range($h)) }
 	elsif ($what < 74) { step_discard($h, range($h)) }
 	elsif ($what < 90) { step_read($h, range($h)) }
-	elsif ($what < 97) { wrong($h, 'flush') if ask($h->{io}, 'flush') ne 'ok' }
+	elsif ($what < 97) { step_flush($h) }
 	else { wrong($h, 'reopen') if ask($h->{io}, 'reopen') ne 'ok' }
 }
 

@@ -17,6 +17,8 @@
  *   check                      "COUNT", then " INDEX:HOME:OTHER:PROBLEM" for each fault
  *   map OFFSET LENGTH          "KIND OFFSET LENGTH HOME" of the first answer; and " PACKED"
  *   maps                       " START:KIND:LENGTH:OFFSET" for each answer about the disk
+ *   shortcuts                  "PLAIN of DATA": for how many of the places that were asked vdisk.plain
+ *                              knows what the tables say; "wrong at OFFSET" where it is something else
  *   info                       "FORMAT SUBFORMAT VIRTUAL-SIZE BLOCK-SIZE NEEDS-PARENT"
  *   details                    " NAME=VALUE" for what a qcow or qcow2 has
  *   locators                   " FORMAT:PATH" for each parent locator
@@ -31,6 +33,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../../libvdisk/image.h"
 #include "../../libvdisk/vdisk.h"
 
 static const char *image, *format, *parent, *snapshot;
@@ -208,6 +211,51 @@ static void do_maps(void)
 	putchar('\n');
 }
 
+/* What the tables alone say, with their blocks in the cache. */
+static bool is_data_at(uint64_t at, uint64_t place)
+{
+	struct vdisk_map map;
+
+	vdisk_map(vd, at, VDISK_SECTOR, &map); /* fetches */
+	return !vdisk_image_map(vd, at, VDISK_SECTOR, &map) && map.kind == VDISK_DATA &&
+	       (place == VDISK_NOWHERE || map.offset == place);
+}
+
+static bool run_is_right(uint64_t at, uint64_t place)
+{
+	uint64_t unit = 1ULL << vd->unit_shift, left = unit - (at & (unit - 1)), run;
+	uint64_t want = vd->info.virtual_size - at;
+
+	if (want <= left || !vd->plain_run)
+		return true;
+	run = vd->plain_run(vd, at, place, want);
+	if (run < left || run > want)
+		return false;
+	for (; left < run; left += unit)
+		if (!is_data_at(at + left, place + left))
+			return false;
+	return true;
+}
+
+/* A step that is no part of a unit. */
+static void do_shortcuts(void)
+{
+	uint64_t n_plain = 0, n_data = 0, place;
+
+	for (uint64_t at = 0; at < vd->info.virtual_size && vd->plain; at += 7 * VDISK_SECTOR) {
+		n_data += is_data_at(at, VDISK_NOWHERE);
+		place = vd->plain(vd, at);
+		if (place == VDISK_NOWHERE)
+			continue;
+		n_plain++;
+		if (!is_data_at(at, place) || !run_is_right(at, place)) {
+			printf("wrong at %" PRIu64 "\n", at);
+			return;
+		}
+	}
+	printf("%" PRIu64 " of %" PRIu64 "\n", n_plain, n_data);
+}
+
 static void do_info(void)
 {
 	const struct vdisk_info *info = vdisk_info(vd);
@@ -273,7 +321,7 @@ static const struct {
 } plain[] = {
 	{ "reopen", do_reopen },     { "usage", do_usage },	    { "check", do_check },
 	{ "info", do_info },	     { "details", do_details },	    { "maps", do_maps },
-	{ "locators", do_locators }, { "snapshots", do_snapshots },
+	{ "locators", do_locators }, { "snapshots", do_snapshots }, { "shortcuts", do_shortcuts },
 };
 
 static int perform_plain(const char *verb)

@@ -242,6 +242,42 @@ static bool same_as_model(const struct vdisk_extents *x, u64 at)
 	return finds(x, at, model[at], end - at);
 }
 
+/* A list's ends are where an index goes wrong: of one long extent beside many short ones, too. */
+static bool skewed_round(void)
+{
+	struct vdisk_extents x = { 0 };
+	bool good = true;
+
+	vdisk_extents_add(&x, 1000, 1ULL << 40);
+	for (u64 i = 0; i < 1000; i++)
+		vdisk_extents_add(&x, 2 * i, 1);
+	vdisk_extents_add(&x, 5000, 1ULL << 41);
+	good &= !vdisk_extents_index(&x) && x.index;
+	good &= finds(&x, 0, 1000, 1ULL << 40) &&
+		finds(&x, (1ULL << 40) - 1, 1000 + (1ULL << 40) - 1, 1);
+	for (u64 i = 0; i < 1000; i++)
+		good &= finds(&x, (1ULL << 40) + i, 2 * i, 1);
+	good &= finds(&x, x.sectors - 1, 5000 + (1ULL << 41) - 1, 1) &&
+		finds_nothing(&x, x.sectors);
+	vdisk_extents_free(&x);
+	return good;
+}
+
+static void test_index(void)
+{
+	struct vdisk_extents x = { 0 };
+
+	ok(skewed_round(), "an index finds short extents between long ones");
+	ok(!vdisk_extents_index(&x) && finds_nothing(&x, 0), "an empty list needs none");
+	vdisk_extents_add(&x, 9, 1);
+	vdisk_extents_add(&x, 19, 1);
+	no_memory = true;
+	ok(vdisk_extents_index(&x) == -ENOMEM && !x.index, "no memory for the index: ENOMEM");
+	no_memory = false;
+	ok(finds(&x, 1, 19, 1), "and what is there is found without");
+	vdisk_extents_free(&x);
+}
+
 static bool random_round(void)
 {
 	struct vdisk_extents x = { 0 };
@@ -251,9 +287,12 @@ static bool random_round(void)
 	for (u64 adds = 1 + random_below(ADDS); adds; adds--)
 		random_add(&x);
 	good &= x.sectors == n_model;
-	for (u64 at = 0; at < n_model && good; at++)
-		good = same_as_model(&x, at);
-	good &= finds_nothing(&x, n_model);
+	for (int indexed = 0; indexed < 2; indexed++) {
+		for (u64 at = 0; at < n_model && good; at++)
+			good = same_as_model(&x, at);
+		good &= finds_nothing(&x, n_model);
+		good &= !vdisk_extents_index(&x);
+	}
 	vdisk_extents_free(&x);
 	return good;
 }
@@ -278,6 +317,7 @@ int main(int argc, char **argv)
 	test_overflow();
 	test_look_up();
 	test_growth();
+	test_index();
 	test_random(argc > 1 ? strtoull(argv[1], NULL, 0) : 20061011);
 	printf("1..%d\n", tests);
 	return failed != 0;
