@@ -43,6 +43,7 @@ LIB_PIC  := $(LIB_SRC:%.c=$(B)/%.pic.o)
 MAP_OBJ  := $(MAP_SRC:%.c=$(B)/%.o)
 UNITS    := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/*.c))
 FORGE    := $(filter-out tests/tools/vdiskio.c tests/tools/blkhammer.c,$(wildcard tests/tools/*.c))
+BENCHES  := $(patsubst %.c,$(B)/%,$(wildcard bench/*.c))
 TOOLS    := $(B)/tests/ntfsforge $(B)/tests/vdiskio $(B)/tests/blkhammer \
 	    $(B)/tests/powercut
 SOVER    := 0
@@ -93,6 +94,9 @@ $(B)/tests/vdiskio: $(B)/tests/tools/vdiskio.o $(B)/libvdisk.a
 $(B)/tests/blkhammer: $(B)/tests/tools/blkhammer.o
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -ldevmapper -pthread
 
+$(B)/bench/%: $(B)/bench/%.o $(B)/libvdisk.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LINK_V)
+
 # Everything that the tests run; separate from the tests, so that prove starts when all is there.
 tools: all $(UNITS) $(TOOLS)
 
@@ -136,6 +140,33 @@ check: deps
 bench-owners: tools
 	@bench/owners.sh
 
+bench-tools: tools $(BENCHES)
+
+# All figures; results.tsv and the chart are made anew.
+bench:
+	@tests/deps.sh build test bench >&2
+	@$(MAKE) --no-print-directory -s bench-tools
+	@bench/icount.sh >$(B)/results.tsv && bench/scaling.sh >>$(B)/results.tsv
+	@cp $(B)/results.tsv bench/results.tsv
+	@cat bench/results.tsv
+	@$(MAKE) --no-print-directory bench-chart bench-user bench-growth bench-clock bench-owners
+
+# The ratios that matter, with their bars; fails when one is missed.
+bench-quick:
+	@tests/deps.sh build test bench >&2
+	@$(MAKE) --no-print-directory -s bench-tools
+	@bench/quick.sh
+
+# Tab-separated lines: what was measured, value, unit. bench/README.md says how.
+bench-user bench-growth bench-clock:
+	@tests/deps.sh build test bench >&2
+	@$(MAKE) --no-print-directory -s bench-tools
+	@bench/$(@:bench-%=%).sh
+
+bench-chart:
+	@tests/deps.sh bench
+	@bench/chart.sh
+
 lint:
 	@tests/deps.sh build lint
 	@tests/lint.sh
@@ -175,9 +206,13 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 	@echo 'make deps       install what building and testing need (Debian packages only)'
 	@echo 'make lint       clang-format, cppcheck, shellcheck'
+	@echo 'make bench      measure what things cost, all of it; make bench-quick: what matters, with bars'
 	@echo 'make bench-owners  measure the pass over the MFT'
+	@echo 'make bench-user, bench-growth, bench-clock  costs in user space, against size, in time'
+	@echo 'make bench-chart   bench/cost.svg from bench/results.tsv'
 	@echo 'make clean      remove build/'
 	@echo 'INSTALL=no      never call apt; tests that lack a tool are skipped by name'
 
-.PHONY: all tools module modules_install deps demo check bench-owners lint install uninstall clean help
+.PHONY: all tools module modules_install deps demo check bench bench-quick bench-owners bench-tools bench-user \
+	bench-growth bench-clock bench-chart lint install uninstall clean help
 .SECONDARY:

@@ -11,7 +11,7 @@ none() {
 	is "$("$@" 2>/dev/null)" '' "$name"
 }
 
-sources=$(find dm-vdisk libvdisk ntfsmap tests -name '*.[ch]')
+sources=$(find bench dm-vdisk libvdisk ntfsmap tests -name '*.[ch]')
 
 # The rooms of the design: who may use what
 none "libntfs-3g is used in ntfs*.c and sleep.c only" \
@@ -36,10 +36,10 @@ none "no line is longer than 100 columns" perl -CSD -ne 'chomp; 1 while s/\t/" "
 none "no function is longer than 60 lines" awk '/^{/ { start = FNR } /^}/ { if (start && FNR - start > 60) print FILENAME ":" start; start = 0 }' $sources
 # shellcheck disable=SC2086
 none "no file is longer than 800 lines" awk 'FNR == 801 { print FILENAME }' $sources
-none "no notes to self" grep -rniE '\b(TODO|FIXME|XXX|HACK)\b' --include='*.[ch]' --include='*.sh' dm-vdisk libvdisk ntfsmap
+none "no notes to self" grep -rniE '\b(TODO|FIXME|XXX|HACK)\b' --include='*.[ch]' --include='*.sh' bench dm-vdisk libvdisk ntfsmap
 
 # Everything that is there is told
-for folder in boot dm-vdisk libvdisk ntfsmap man tests tests/vm; do
+for folder in bench boot dm-vdisk libvdisk ntfsmap man tests tests/vm; do
 	ok "$folder has a README" test -s "$folder/README.md"
 done
 for verb in $("$top/build/bin/ntfsmap" --help | sed -n 's/^  \([a-z]\{3,\}\) .*/\1/p'); do
