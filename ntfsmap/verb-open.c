@@ -150,19 +150,25 @@ static int open_image(struct image *img, const struct options *opt, const char *
 	return code;
 }
 
-int verb_open(int argc, char **argv, const struct options *opt)
+int open_device(const char *source, const char *name, const struct options *opt)
 {
 	struct image img;
-	int code;
+	int code = opt->test ? dm_check_name(name) : begin(name);
 
-	(void)argc;
-	code = opt->test ? dm_check_name(argv[1]) : begin(argv[1]);
 	if (!code)
-		code = image_open(argv[0], &img);
+		code = image_open(source, &img);
 	if (code)
 		return code;
-	code = open_image(&img, opt, argv[1]);
+	code = open_image(&img, opt, name);
 	image_close(&img); /* from now on the device keeps its loop devices */
+	return code;
+}
+
+int verb_open(int argc, char **argv, const struct options *opt)
+{
+	int code = open_device(argv[0], argv[1], opt);
+
+	(void)argc;
 	return code ? code : finish_stdout();
 }
 
