@@ -21,8 +21,9 @@
 /* ---- reading a table ---- */
 
 /*
- * A table counts in the sectors of the disk that it was made for: the image may lie on one with
- * others. The right size first, as a GPT is found with one of them only. NULL: no table.
+ * A table counts in the sectors of the disk that it was made for, and the image may lie on one with
+ * others. A GPT is found with its own size only. An MBR does not tell: the device's size is tried
+ * first, as it is what the kernel takes. NULL: no table.
  */
 static blkid_partlist find_table(blkid_probe probe, unsigned int sector)
 {
@@ -58,7 +59,9 @@ static blkid_probe new_probe(int fd)
 static bool copy_end(struct image *img, int fd, uint64_t at, size_t len)
 {
 	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)at);
-	bool good = p != MAP_FAILED && !vdisk_pread(img->vd, p, len, at);
+	/* without memory behind it, what is written to p would end the program */
+	bool good = p != MAP_FAILED && !posix_fallocate(fd, (off_t)at, (off_t)len) &&
+		    !vdisk_pread(img->vd, p, len, at);
 
 	if (p != MAP_FAILED)
 		munmap(p, len);

@@ -68,9 +68,9 @@ bool plan_same(const struct plan *a, const struct plan *b)
 }
 
 /*
- * The length of the stripe at the start of the disk; 0: there is none. A stripe is whole chunks, and
- * what is longer than a chunk is cut at each of them: so it is short. Chunks are small, as programs
- * align what they make to them.
+ * The length of the stripe at the start of the disk; 0: there is none. A stripe is whole chunks,
+ * and I/O is cut where a chunk ends: so it is short. Chunks are small, as programs align what they
+ * make to them.
  */
 static uint64_t stripe_sectors(const struct plan *plan)
 {

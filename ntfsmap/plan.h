@@ -29,8 +29,8 @@ struct plan {
 	char *devices[PLAN_DEVICES]; /* how a table names them: "8:2", or an escaped path */
 	size_t n_devices;	     /* in the order of their first use in lines */
 	bool readonly;
-	/* The disk has a partition table, and the stripe at its start has chunks of so many sectors.
-	 * 0: no such stripe. dm_plan_of() does not tell. */
+	/* The disk has a partition table: the stripe at its start has chunks of so many sectors. 0:
+	 * no stripe. dm_plan_of() does not tell. */
 	uint32_t stripe;
 	/* of the target vdisk only */
 	char *format; /* NULL: linear and zero */
