@@ -208,7 +208,7 @@ blocks() {
 	for disk in vda vdb; do
 		exits 0 "a GPT of 4096-byte sectors on /dev/$disk" ntfsmap open -q "/dev/$disk:/room" room
 		loop=$(losetup --find --show --sector-size 4096 /dev/mapper/room)
-		printf 'label: gpt\nsize=1024\nsize=2048\n' | sfdisk -q --wipe never --no-reread "$loop"
+		printf 'label: gpt\nsize=1024\nsize=2048\n' | sfdisk -q --wipe never --no-reread --no-tell-kernel "$loop"
 		losetup --detach "$loop"
 		udevadm settle
 		ntfsmap close room
