@@ -32,7 +32,7 @@ static int make(const struct image *img, const char *name, enum mapping_role rol
 		struct made *made, dev_t *dev)
 {
 	char *uuid = mapping_uuid(img, name, role);
-	int code = strlen(uuid) > 128
+	int code = strlen(uuid) > DM_UUID_MAX
 			   ? fail(USAGE, "the name \"%s\" is too long for a device", name)
 			   : dm_create(name, uuid, &img->plan, role != ROLE_IMAGE, dev);
 

@@ -8,7 +8,7 @@ _ntfsmap_options() {
 	local all='--quiet --debug --help --version'
 	case $1 in
 	table) echo "--readonly --format --allow --concise --parent --data --snapshot --static --quick $all" ;;
-	open) echo "--readonly --format --allow --parent --data --snapshot --static --test --quick $all" ;;
+	open) echo "--readonly --format --allow --parent --data --snapshot --static --partitions --test --quick $all" ;;
 	close) echo "--deferred $all" ;;
 	reload) echo "--allow --quick $all" ;;
 	list | log | status) echo "--json $all" ;;
@@ -17,7 +17,7 @@ _ntfsmap_options() {
 	cat) echo "--format --parent --data --snapshot $all" ;;
 	check) echo "--readonly --format --allow --json --parent --data --snapshot --repair --repair=leaks --quick $all" ;;
 	host | reserve) echo "$all" ;;
-	*) echo "--readonly --format --allow --concise --parent --data --snapshot --static --repair --test --deferred --quick --json $all" ;;
+	*) echo "--readonly --format --allow --concise --parent --data --snapshot --static --partitions --repair --test --deferred --quick --json $all" ;;
 	esac
 }
 

@@ -267,6 +267,25 @@ bool dm_is_part(const struct dm_device *d)
 	return dm_is_base(d) || !strncmp(d->uuid, DM_DATA, strlen(DM_DATA));
 }
 
+const char *dm_partition(const char *uuid, unsigned int *number)
+{
+	unsigned int found;
+	int n = 0;
+
+	if (sscanf(uuid, "part%u-%n", &found, &n) != 1 || !n)
+		return NULL;
+	if (number)
+		*number = found;
+	return uuid + n;
+}
+
+bool dm_is_partition_of(const struct dm_device *d, const struct dm_device *disk)
+{
+	const char *uuid = dm_partition(d->uuid, NULL);
+
+	return uuid && *uuid && !strcmp(uuid, disk->uuid);
+}
+
 const struct dm_device *dm_find(const struct dm_devices *all, dev_t dev)
 {
 	for (size_t i = 0; i < all->n; i++)
@@ -480,28 +499,42 @@ static char *append(char *list, char *item)
 	return longer;
 }
 
-static char *holder_name(const char *kernel_name)
+/* One word of what sysfs says about a holder. The caller frees. */
+static char *holder_attr(const char *kernel_name, const char *attr)
 {
-	char *path = text("/sys/block/%s/dm/name", kernel_name);
+	char *path = text("/sys/block/%s/dm/%s", kernel_name, attr);
 	FILE *f = fopen(path, "re");
-	char name[128];
-	bool known = f && fscanf(f, "%127s", name) == 1;
+	char word[DM_UUID_MAX + 1];
+	bool known = f && fscanf(f, "%128s", word) == 1;
 
 	if (f)
 		fclose(f);
 	free(path);
-	return known ? text("used by /dev/mapper/%s", name) : text("used by %s", kernel_name);
+	return known ? text_copy(word) : NULL;
 }
 
-static char *holders_of(dev_t dev, char *users)
+static char *append_holder(char *users, const char *kernel_name, const char *own_uuid)
 {
-	char *path = text("/sys/dev/block/%u:%u/holders", major(dev), minor(dev));
-	DIR *dir = opendir(path);
-	struct dirent *d;
+	char *uuid = holder_attr(kernel_name, "uuid"), *name = holder_attr(kernel_name, "name");
+	const char *disk = uuid ? dm_partition(uuid, NULL) : NULL;
 
-	while (dir && (d = readdir(dir)))
-		if (d->d_name[0] != '.')
-			users = append(users, holder_name(d->d_name));
+	if (!disk || strcmp(disk, own_uuid))
+		users = append(users, name ? text("used by /dev/mapper/%s", name)
+					   : text("used by %s", kernel_name));
+	free(uuid);
+	free(name);
+	return users;
+}
+
+static char *holders_of(const struct dm_device *d, char *users)
+{
+	char *path = text("/sys/dev/block/%u:%u/holders", major(d->dev), minor(d->dev));
+	DIR *dir = opendir(path);
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir)))
+		if (entry->d_name[0] != '.')
+			users = append_holder(users, entry->d_name, d->uuid);
 	if (dir)
 		closedir(dir);
 	free(path);
@@ -518,5 +551,5 @@ char *dm_users(const struct dm_device *d)
 		if (mounts.v[i].dev == d->dev)
 			users = append(users, text("mounted on %s", mounts.v[i].point));
 	mounts_free(&mounts);
-	return holders_of(d->dev, users);
+	return holders_of(d, users);
 }

@@ -13,6 +13,7 @@
 #define DM_BASE	    DM_OURS "BASE-"   /* of the parents of an open image, and their data files */
 #define DM_DATA	    DM_OURS "DATA-"   /* of the data file of an open image */
 #define DM_REPAIR   DM_OURS "REPAIR-" /* of `check --repair`, as long as that runs */
+#define DM_UUID_MAX 128
 #define DM_NAME_MAX 60 /* bytes of a name; it is a part of the UUID, which holds 128 */
 
 struct dm_line {
@@ -54,6 +55,11 @@ void dm_devices_free(struct dm_devices *all);
 bool dm_is_base(const struct dm_device *d);
 /* Is it one that is there for another only: of a parent or of a data file? */
 bool dm_is_part(const struct dm_device *d);
+/* What stands behind "partN-" in the UUID of a partition, as ntfsmap and kpartx make them: the UUID
+ * of its disk. NULL for what is no partition. number may be NULL. */
+const char *dm_partition(const char *uuid, unsigned int *number);
+/* Is it a partition of that disk? */
+bool dm_is_partition_of(const struct dm_device *d, const struct dm_device *disk);
 /* The device with that number, or NULL. */
 const struct dm_device *dm_find(const struct dm_devices *all, dev_t dev);
 
@@ -89,7 +95,8 @@ int dm_remove(const char *name, bool deferred);
 /* Is the name one that can be used as it is? */
 int dm_check_name(const char *name);
 
-/* What holds the device open, for people: "mounted on /mnt", "used by dm-3", or NULL. */
+/* What holds the device open, for people: "mounted on /mnt", "used by dm-3", or NULL. Its
+ * partitions do not count. */
 char *dm_users(const struct dm_device *d);
 
 #endif

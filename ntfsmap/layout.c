@@ -3,6 +3,9 @@
 
 #include "layout.h"
 #include "msg.h"
+#include "parts.h"
+
+#define STRIPE_CHUNK 4096 /* bytes: no more than what file systems align to anyway */
 
 /* A data file may end before its last cluster does: zeros follow. */
 static void place_data(const struct image *img, const struct vdisk_map *m, struct place *p)
@@ -173,6 +176,9 @@ static int plan_stock(struct image *img, struct plan *plan)
 {
 	int code = add_disk(plan, img);
 
+	if (!code && parts_in_image(img))
+		plan->stripe = img->logical_block > STRIPE_CHUNK ? img->logical_block / VDISK_SECTOR
+								 : STRIPE_CHUNK / VDISK_SECTOR;
 	return code ? code : check_lines(img, plan);
 }
 

@@ -21,7 +21,8 @@ enum long_only {
 	OPT_DATA,
 	OPT_REPAIR,
 	OPT_SNAPSHOT,
-	OPT_QUICK
+	OPT_QUICK,
+	OPT_PARTITIONS
 };
 
 struct option_help {
@@ -44,6 +45,8 @@ static const struct option_help option_helps[] = {
 	  "      --static        read-only, of the targets linear and zero: needs no module" },
 	{ 'c', "concise",
 	  "      --concise       one line for `dmsetup create --concise`, with NAME" },
+	{ 'P', "partitions",
+	  "      --partitions    NAME-part1 and so on too, from the partition table in the image" },
 	{ 't', "test", "      --test          do all the checks, but make no device" },
 	{ 'd', "deferred", "      --deferred      if it is in use, close it when that ends" },
 	{ 'R', "repair",
@@ -57,7 +60,7 @@ const struct verb verbs[] = {
 	{ "table", verb_table, 1, 2, "[--concise NAME] SOURCE",
 	  "print the device-mapper table (this is what `ntfsmap SOURCE` does)", "rfacpDsnQ" },
 	{ "open", verb_open, 2, 2, "SOURCE NAME", "make the block device /dev/mapper/NAME",
-	  "rfatpDsnQ" },
+	  "rfatpDsnQP" },
 	{ "close", verb_close, 1, -1, "NAME...", "remove devices made by open", "d" },
 	{ "reload", verb_reload, 1, 1, "NAME", "follow a file that Windows extended or moved",
 	  "aQ" },
@@ -91,6 +94,7 @@ static const struct option long_options[] = {
 	{ "quick", no_argument, NULL, OPT_QUICK },
 	{ "repair", optional_argument, NULL, OPT_REPAIR },
 	{ "concise", no_argument, NULL, OPT_CONCISE },
+	{ "partitions", no_argument, NULL, OPT_PARTITIONS },
 	{ "test", no_argument, NULL, OPT_TEST },
 	{ "deferred", no_argument, NULL, OPT_DEFERRED },
 	{ "debug", no_argument, NULL, OPT_DEBUG },
@@ -198,9 +202,13 @@ static bool take_flag(struct command *c, int key)
 		char letter;
 		bool *flag;
 	} flags[] = {
-		{ 'r', 'r', &c->opt.req.readonly }, { OPT_QUICK, 'Q', &c->opt.req.quick },
-		{ OPT_JSON, 'j', &c->opt.json },    { OPT_CONCISE, 'c', &c->opt.concise },
-		{ OPT_TEST, 't', &c->opt.test },    { OPT_DEFERRED, 'd', &c->opt.deferred },
+		{ 'r', 'r', &c->opt.req.readonly },
+		{ OPT_QUICK, 'Q', &c->opt.req.quick },
+		{ OPT_JSON, 'j', &c->opt.json },
+		{ OPT_CONCISE, 'c', &c->opt.concise },
+		{ OPT_TEST, 't', &c->opt.test },
+		{ OPT_DEFERRED, 'd', &c->opt.deferred },
+		{ OPT_PARTITIONS, 'P', &c->opt.partitions },
 	};
 
 	for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {

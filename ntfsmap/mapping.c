@@ -281,9 +281,14 @@ int mapping_read(const char *name, struct dm_device *d, struct mapping *m)
 		return code;
 	if (mapping_of(d, m))
 		return DONE;
-	fail(REFUSED,
-	     "%s was not made by `ntfsmap open` (its UUID is \"%s\"): dmsetup can handle it", name,
-	     d->uuid);
+	if (dm_partition(d->uuid, NULL))
+		fail(REFUSED, "%s is a partition, and belongs to the device below it: name that",
+		     name);
+	else
+		fail(REFUSED,
+		     "%s was not made by `ntfsmap open` (its UUID is \"%s\"): dmsetup can handle "
+		     "it",
+		     name, d->uuid);
 	dm_device_free(d);
 	return REFUSED;
 }
@@ -291,7 +296,8 @@ int mapping_read(const char *name, struct dm_device *d, struct mapping *m)
 /* A repair that still runs has the lock. */
 static bool looks_left(const struct dm_device *d)
 {
-	bool ours = !strncmp(d->uuid, DM_OURS, strlen(DM_OURS));
+	const char *disk = dm_partition(d->uuid, NULL);
+	bool ours = !strncmp(disk ? disk : d->uuid, DM_OURS, strlen(DM_OURS));
 
 	return !d->open_count && (dm_is_part(d) || is_repair(d->uuid) || (ours && !d->live));
 }

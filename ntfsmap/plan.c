@@ -7,6 +7,8 @@
 #include "msg.h"
 #include "plan.h"
 
+#define STRIPE_MAX 2048 /* sectors; GRUB looks at the first line only */
+
 uint64_t plan_sectors(const struct plan *plan)
 {
 	return plan->format ? plan->sectors : plan->lines.sectors;
@@ -65,9 +67,31 @@ bool plan_same(const struct plan *a, const struct plan *b)
 	       !memcmp(a->lines.v, b->lines.v, a->lines.n * sizeof(*a->lines.v));
 }
 
+/*
+ * The length of the stripe at the start of the disk; 0: there is none. A stripe is whole chunks,
+ * and I/O is cut where a chunk ends: so it is short. Chunks are small, as programs align what they
+ * make to them.
+ */
+static uint64_t stripe_sectors(const struct plan *plan)
+{
+	const struct vdisk_extent *first = plan->lines.v;
+
+	if (!plan->stripe || plan->format || !plan->lines.n || first->device == VDISK_HOLE)
+		return 0;
+	if (first->count <= plan->stripe)
+		return first->count;
+	if (first->count > STRIPE_MAX)
+		return STRIPE_MAX;
+	return first->count - first->count % plan->stripe;
+}
+
 size_t plan_targets(const struct plan *plan)
 {
-	return plan->format ? 1 : plan->lines.n;
+	uint64_t stripe = stripe_sectors(plan);
+
+	if (plan->format)
+		return 1;
+	return plan->lines.n + (stripe && stripe < plan->lines.v[0].count);
 }
 
 static bool gives_file_bytes(const struct plan *plan)
@@ -84,7 +108,7 @@ static size_t feature_words(const struct plan *plan)
 size_t plan_words(const struct plan *plan)
 {
 	if (!plan->format)
-		return 2;
+		return stripe_sectors(plan) ? 4 : 2;
 	return 4 + feature_words(plan) + plan->n_devices + plan->lines.n;
 }
 
@@ -125,24 +149,48 @@ static char *vdisk_params(const struct plan *plan)
 	return buf;
 }
 
-void plan_target(const struct plan *plan, size_t i, struct plan_target *t)
+/* The part of a line that begins skip sectors after its start. */
+static void stock_target(const struct plan *plan, const struct vdisk_extent *line, uint64_t skip,
+			 struct plan_target *t)
 {
-	const struct vdisk_extent *line;
-
-	if (plan->format) {
-		*t = (struct plan_target){ 0, plan->sectors, "vdisk", vdisk_params(plan) };
-		return;
-	}
-	line = &plan->lines.v[i];
-	*t = (struct plan_target){ .start = line->file, .count = line->count };
+	*t = (struct plan_target){ .start = line->file + skip, .count = line->count - skip };
 	if (line->device == VDISK_HOLE) {
 		t->type = "zero";
 		t->params = text_copy("");
 	} else {
 		t->type = "linear";
 		t->params = text("%s %" PRIu64, plan->devices[plan_device_of(line->device)],
-				 plan_sector_of(line->device));
+				 plan_sector_of(line->device) + skip);
 	}
+}
+
+static void stripe_target(const struct plan *plan, uint64_t stripe, struct plan_target *t)
+{
+	const struct vdisk_extent *first = plan->lines.v;
+	uint64_t chunk = stripe < plan->stripe ? stripe : plan->stripe;
+
+	*t = (struct plan_target){ .count = stripe, .type = "striped" };
+	t->params =
+		text("1 %" PRIu64 " %s %" PRIu64, chunk,
+		     plan->devices[plan_device_of(first->device)], plan_sector_of(first->device));
+}
+
+void plan_target(const struct plan *plan, size_t i, struct plan_target *t)
+{
+	uint64_t stripe = stripe_sectors(plan);
+	size_t extra;
+
+	if (plan->format) {
+		*t = (struct plan_target){ 0, plan->sectors, "vdisk", vdisk_params(plan) };
+		return;
+	}
+	extra = plan_targets(plan) - plan->lines.n;
+	if (!stripe || i > extra)
+		stock_target(plan, &plan->lines.v[i - extra], 0, t);
+	else if (!i)
+		stripe_target(plan, stripe, t);
+	else
+		stock_target(plan, plan->lines.v, stripe, t);
 }
 
 static void print_params(const char *params, FILE *f, bool concise)

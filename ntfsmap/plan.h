@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What device-mapper is told about one device: lines of the stock targets `linear` and `zero`, or
- * one line of the target `vdisk`. */
+/*
+ * What device-mapper is told about one device: lines of the stock targets `linear` and `zero`, or
+ * one line of the target `vdisk`.
+ *
+ * GRUB takes a device whose table begins with `linear` for a partition of the disk below, and so
+ * cannot find what it is asked for inside an image. Where the disk has a partition table, its first
+ * sectors are therefore a stripe of one, which maps as `linear` does.
+ */
 #ifndef NTFSMAP_PLAN_H
 #define NTFSMAP_PLAN_H
 
@@ -23,6 +29,9 @@ struct plan {
 	char *devices[PLAN_DEVICES]; /* how a table names them: "8:2", or an escaped path */
 	size_t n_devices;	     /* in the order of their first use in lines */
 	bool readonly;
+	/* The disk has a partition table: the stripe at its start has chunks of so many sectors. 0:
+	 * no stripe. dm_plan_of() does not tell. */
+	uint32_t stripe;
 	/* of the target vdisk only */
 	char *format; /* NULL: linear and zero */
 	uint64_t sectors;

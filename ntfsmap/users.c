@@ -432,6 +432,15 @@ static void find_users_of_parts(struct search *s, const char *except, struct use
 	}
 }
 
+/* Its disk says it for it, unless the volume itself stands on that. */
+static bool disk_answers(struct search *s, const struct dm_device *d)
+{
+	for (size_t i = 0; i < s->dms.n; i++)
+		if (dm_is_partition_of(d, &s->dms.v[i]))
+			return !node_of(s, s->dms.v[i].dev)->ours_goes_through;
+	return false;
+}
+
 static void find_mappings(struct search *s, const char *self, const char *except, struct users *u)
 {
 	for (size_t i = 0; i < s->dms.n; i++) {
@@ -443,6 +452,8 @@ static void find_mappings(struct search *s, const char *self, const char *except
 			continue;
 		if (d->readonly && !strncmp(d->uuid, DM_OURS "HOST-", strlen(DM_OURS "HOST-")))
 			continue; /* a view of the whole volume, made to live beside us */
+		if (disk_answers(s, d))
+			continue;
 		if (!device_claims(s, d))
 			continue;
 		if (d->readonly)

@@ -6,6 +6,7 @@
 
 #include "bases.h"
 #include "mapping.h"
+#include "parts.h"
 #include "verb.h"
 
 json_t *json_text(const char *s)
@@ -44,34 +45,56 @@ int print_json(json_t *j)
 
 struct removal {
 	const struct dm_device *device;
+	const struct dm_devices *all;
 	bool deferred;
 };
 
+/* The partitions and what is below them, or nothing. */
 static int remove_device(void *ctx)
 {
 	const struct removal *r = ctx;
+	struct dm_device bare;
+	int code = parts_remove(r->device, r->all, r->deferred);
 
-	return bases_remove(r->device, r->deferred);
+	if (!code)
+		code = dm_read(r->device->name, &bare); /* the partitions do not use it any more */
+	if (code)
+		return code == NOT_FOUND ? DONE : code;
+	code = bases_remove(&bare, r->deferred);
+	if (code)
+		parts_restore(r->device, r->all);
+	dm_device_free(&bare);
+	return code;
+}
+
+static int close_device(const struct dm_device *d, const struct dm_devices *all, bool deferred)
+{
+	char *users = deferred || d->open_count < 1 ? NULL : parts_users(d, all);
+	int code;
+
+	if (users)
+		code = fail(BUSY, "%s is in use: %s (--deferred closes it when that ends)", d->name,
+			    users);
+	else
+		code = mapping_change(remove_device, &(struct removal){ d, all, deferred });
+	free(users);
+	return code;
 }
 
 static int close_one(const char *name, bool deferred)
 {
-	struct removal r;
+	struct dm_devices all;
 	struct dm_device d;
 	struct mapping m;
-	char *users;
 	int code = mapping_read(name, &d, &m);
 
 	if (code)
 		return code;
-	users = dm_users(&d);
-	r = (struct removal){ &d, deferred };
-	if (!deferred && d.open_count > 0 && users)
-		code = fail(BUSY, "%s is in use: %s (--deferred closes it when that ends)", d.name,
-			    users);
-	else
-		code = mapping_change(remove_device, &r);
-	free(users);
+	code = dm_read_all(&all);
+	if (!code) {
+		code = close_device(&d, &all, deferred);
+		dm_devices_free(&all);
+	}
 	mapping_free(&m);
 	dm_device_free(&d);
 	return code;
@@ -149,12 +172,45 @@ static const char *mode_of(const struct dm_device *d, const struct state *s)
 	return d->readonly ? "ro" : "rw";
 }
 
+static json_t *part_json(const struct partition *p)
+{
+	char *users = dm_users(p->device);
+	json_t *j = json_must(json_pack(
+		"{s:i, s:s, s:I, s:I, s:i, s:o}", "number", (int)p->number, "name", p->device->name,
+		"start", (json_int_t)p->start * 512, "size", (json_int_t)p->count * 512, "users",
+		p->device->open_count, "used_by", json_text(users)));
+
+	free(users);
+	return j;
+}
+
+/* *users: of the disk and its partitions, which are no users of their disk. */
+static json_t *parts_json(const struct dm_device *d, const struct dm_devices *all, int *users)
+{
+	json_t *list = json_must(json_array());
+	struct partitions parts;
+
+	parts_over(d, all, &parts);
+	*users = d->open_count;
+	for (size_t i = 0; i < parts.n; i++) {
+		const struct partition *p = &parts.v[i];
+
+		*users += p->device->open_count - (p->count ? 1 : 0);
+		json_array_append_new(list, part_json(p));
+	}
+	free(parts.v);
+	return list;
+}
+
 /* What list and status tell about one mapping. */
-static json_t *describe(const struct dm_device *d, const struct mapping *m)
+static json_t *describe(const struct dm_device *d, const struct dm_devices *all,
+			const struct mapping *m)
 {
 	struct state state = read_state(d);
 	char *source = mapping_source(m);
-	char *users = dm_users(d);
+	char *users = parts_users(d, all);
+	int n_users;
+	json_t *parts = parts_json(d, all, &n_users);
 	struct plan plan = { 0 };
 	bool ours = dm_plan_of(d, &plan);
 	json_t *j = json_must(json_pack(
@@ -167,10 +223,11 @@ static json_t *describe(const struct dm_device *d, const struct mapping *m)
 		"format", m->format, "mode", mode_of(d, &state), "size",
 		(json_int_t)d->sectors * 512, "room", room_json(d, m, &state), "allocated",
 		number_json(state.allocated, 1), "total", number_json(state.total, 1), "users",
-		d->open_count, "used_by", json_text(users), "uuid", d->uuid, "extents",
+		n_users, "used_by", json_text(users), "uuid", d->uuid, "extents",
 		(int)(ours ? plan.lines.n : d->n), "table_device", json_text(m->device), "parent",
 		plan.parent, "suspended", d->suspended));
 
+	json_object_set_new(j, "partitions", parts);
 	json_object_set_new(j, "data", json_text(plan.data));
 	json_object_set_new(j, "snapshot", json_text(plan.snapshot));
 	plan_free(&plan);
@@ -251,7 +308,7 @@ int verb_list(int argc, char **argv, const struct options *opt)
 	for (size_t i = 0; i < all.n; i++) {
 		if (!mapping_of(&all.v[i], &m))
 			continue;
-		json_array_append_new(list, describe(&all.v[i], &m));
+		json_array_append_new(list, describe(&all.v[i], &all, &m));
 		mapping_free(&m);
 	}
 	dm_devices_free(&all);
@@ -262,8 +319,22 @@ int verb_list(int argc, char **argv, const struct options *opt)
 	return finish_stdout();
 }
 
+static void print_parts(json_t *parts)
+{
+	for (size_t i = 0; i < json_array_size(parts); i++) {
+		json_t *p = json_array_get(parts, i);
+
+		printf("part %-4lld /dev/mapper/%s, %s at byte %lld\n",
+		       (long long)json_integer_value(json_object_get(p, "number")), str(p, "name"),
+		       size_text(p, "size"),
+		       (long long)json_integer_value(json_object_get(p, "start")));
+	}
+}
+
 static void print_status(const struct dm_device *d, const struct mapping *m, json_t *j)
 {
+	int users = (int)json_integer_value(json_object_get(j, "users"));
+
 	printf("name:     %s%s\nsource:   %s\nformat:   %s\nmode:     %s%s\n", d->name,
 	       m->base	 ? " (the parent of other images)"
 	       : m->data ? " (the data file of another)"
@@ -280,12 +351,14 @@ static void print_status(const struct dm_device *d, const struct mapping *m, jso
 		printf("data:     %s\n", str(j, "data"));
 	if (json_is_string(json_object_get(j, "snapshot")))
 		printf("snapshot: %s\n", str(j, "snapshot"));
-	printf("users:    %d%s%s\nuuid:     %s\n", d->open_count, d->open_count ? ", " : "",
-	       d->open_count ? str(j, "used_by") : "", d->uuid);
+	print_parts(json_object_get(j, "partitions"));
+	printf("users:    %d%s%s\nuuid:     %s\n", users, users ? ", " : "",
+	       users ? str(j, "used_by") : "", d->uuid);
 }
 
 int verb_status(int argc, char **argv, const struct options *opt)
 {
+	struct dm_devices all;
 	struct dm_device d;
 	struct mapping m;
 	json_t *j;
@@ -294,14 +367,18 @@ int verb_status(int argc, char **argv, const struct options *opt)
 	(void)argc;
 	if (code)
 		return code;
-	j = describe(&d, &m);
-	if (opt->json) {
-		code = print_json(json_incref(j));
-	} else {
-		print_status(&d, &m, j);
-		code = finish_stdout();
+	code = dm_read_all(&all);
+	if (!code) {
+		j = describe(&d, &all, &m);
+		dm_devices_free(&all);
+		if (opt->json) {
+			code = print_json(json_incref(j));
+		} else {
+			print_status(&d, &m, j);
+			code = finish_stdout();
+		}
+		json_decref(j);
 	}
-	json_decref(j);
 	mapping_free(&m);
 	dm_device_free(&d);
 	return code;

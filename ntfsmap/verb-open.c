@@ -11,6 +11,7 @@
 #include "layout.h"
 #include "loop.h"
 #include "mapping.h"
+#include "parts.h"
 #include "verb.h"
 
 struct creation {
@@ -18,14 +19,31 @@ struct creation {
 	struct image *img; /* or a view: */
 	const char *uuid;
 	const struct plan *plan;
+	bool partitions;
 };
+
+/* All or nothing, with its partitions. */
+static int create_image(const struct creation *c)
+{
+	struct dm_device d;
+	int code = bases_create(c->img, c->name);
+
+	if (code || !c->partitions)
+		return code;
+	code = parts_create(c->name);
+	if (code && !dm_read(c->name, &d)) {
+		bases_remove(&d, false);
+		dm_device_free(&d);
+	}
+	return code;
+}
 
 static int create(void *ctx)
 {
 	const struct creation *c = ctx;
 
 	if (c->img)
-		return bases_create(c->img, c->name);
+		return create_image(c);
 	return dm_create(c->name, c->uuid, c->plan, true, NULL);
 }
 
@@ -127,7 +145,7 @@ static void note_data(const struct image *img)
 static int open_image(struct image *img, const struct options *opt, const char *name)
 {
 	bool readonly = opt->req.readonly;
-	struct creation c = { .name = name, .img = img };
+	struct creation c = { .name = name, .img = img, .partitions = opt->partitions };
 	struct request req = opt->req;
 	int code;
 
@@ -150,19 +168,25 @@ static int open_image(struct image *img, const struct options *opt, const char *
 	return code;
 }
 
-int verb_open(int argc, char **argv, const struct options *opt)
+int open_device(const char *source, const char *name, const struct options *opt)
 {
 	struct image img;
-	int code;
+	int code = opt->test ? dm_check_name(name) : begin(name);
 
-	(void)argc;
-	code = opt->test ? dm_check_name(argv[1]) : begin(argv[1]);
 	if (!code)
-		code = image_open(argv[0], &img);
+		code = image_open(source, &img);
 	if (code)
 		return code;
-	code = open_image(&img, opt, argv[1]);
+	code = open_image(&img, opt, name);
 	image_close(&img); /* from now on the device keeps its loop devices */
+	return code;
+}
+
+int verb_open(int argc, char **argv, const struct options *opt)
+{
+	int code = open_device(argv[0], argv[1], opt);
+
+	(void)argc;
 	return code ? code : finish_stdout();
 }
 
@@ -231,6 +255,11 @@ static int reload_chain(const struct dm_device *d, const struct dm_devices *all,
 	return code ? code : reload_device(d, img, changed);
 }
 
+static int update_parts(void *ctx)
+{
+	return parts_update(ctx);
+}
+
 static int reload_mapping(const struct dm_device *d, const struct mapping *m,
 			  const struct options *opt)
 {
@@ -260,6 +289,8 @@ static int reload_mapping(const struct dm_device *d, const struct mapping *m,
 			code = reload_chain(d, &all, &img, &changed);
 		image_close(&img);
 	}
+	if (!code)
+		code = mapping_change(update_parts, d->name);
 	if (!code && !changed)
 		note("%s: nothing has changed", d->name);
 	dm_devices_free(&all);

@@ -10,7 +10,9 @@
 struct options {
 	struct request req;
 	bool json, concise, test, deferred;
-	const char *repair; /* "all", "leaks", or NULL */
+	const char *repair;  /* "all", "leaks", or NULL */
+	bool partitions;     /* NAME-part1, … too */
+	const char *overlay; /* where what is written goes: a SOURCE, "tmpfs", or NULL */
 };
 
 struct verb {
@@ -42,6 +44,9 @@ int verb_host(int argc, char **argv, const struct options *opt);
 /* Shared by table, open and reload, for a SOURCE that is open: look at every safety fact, stop at
  * the first objection, open the image and its parents. */
 int prepare(struct image *img, const struct request *req);
+
+/* What the verb open does, for one device. Takes the lock of mapping_lock(). */
+int open_device(const char *source, const char *name, const struct options *opt);
 
 /* Does the file hold image bytes that can be read? REFUSED or DAMAGED. */
 int need_readable(const struct image *img);

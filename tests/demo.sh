@@ -45,17 +45,13 @@ use_pipe() {
 }
 
 use_open() {
-	local dev=$1 start
-	show ntfsmap -q open "$dev:/disks/windows.vhd" vhd
+	local dev=$1
+	show ntfsmap -q open --partitions "$dev:/disks/windows.vhd" vhd
 	show ntfsmap list
-	# its first partition; a later version of ntfsmap will do this by itself
-	start=$(sfdisk -d /dev/mapper/vhd | sed -n 's/.*start= *\([0-9]*\), size= *\([0-9]*\),.*/\1 \2/p')
-	echo "0 ${start#* } linear /dev/mapper/vhd ${start% *}" | dmsetup create vhd-part1
 	show mount /dev/mapper/vhd-part1 "$mnt"
 	cp "$top/LICENSE" "$mnt/license"
 	show ls -l "$mnt"
 	show umount "$mnt"
-	dmsetup remove vhd-part1
 	show ntfsmap close vhd
 }
 

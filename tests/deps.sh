@@ -54,10 +54,11 @@ apt_install() {
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends --no-remove install "$@"
 }
 
-# Kernels and boot loaders that installing these packages would bring along.
+# Kernels and boot loaders that installing these packages would bring along. GRUB's tools and modules are none: they
+# lie in /usr until somebody calls grub-install.
 boot_packages() {
 	apt-get -s --no-install-recommends install "$@" 2>/dev/null |
-		sed -nE 's/^Inst ((linux-image|linux-modules|grub|shim|systemd-boot|syslinux|extlinux|lilo|refind)[^ ]*).*/\1/p'
+		sed -nE -e '/^Inst (grub2?-common|grub-[^ ]*-bin) /d' -e 's/^Inst ((linux-image|linux-modules|grub|shim|systemd-boot|syslinux|extlinux|lilo|refind)[^ ]*).*/\1/p'
 }
 
 install_missing() {

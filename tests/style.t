@@ -17,8 +17,8 @@ sources=$(find bench dm-vdisk libvdisk ntfsmap tests -name '*.[ch]')
 none "libntfs-3g is used in ntfs*.c and sleep.c only" \
 	bash -c "grep -ln 'ntfs-lib.h\\|<ntfs-3g/' ntfsmap/*.[ch] | grep -v 'ntfsmap/ntfs[-.]\\|ntfsmap/sleep.c'"
 none "libdevmapper is used in dm.c only" bash -c "grep -ln 'libdevmapper.h' ntfsmap/*.[ch] | grep -v '^ntfsmap/dm.c$'"
-none "libblkid is used in blk.c and ntfs-device.c only" \
-	bash -c "grep -ln 'blkid/blkid.h' ntfsmap/*.[ch] | grep -v 'ntfsmap/blk.c\\|ntfsmap/ntfs-device.c'"
+none "libblkid is used in blk.c, parts.c and ntfs-device.c only" \
+	bash -c "grep -ln 'blkid/blkid.h' ntfsmap/*.[ch] | grep -v 'ntfsmap/blk.c\\|ntfsmap/parts.c\\|ntfsmap/ntfs-device.c'"
 none "libvdisk calls nothing of ntfsmap" grep -rn 'ntfsmap/' libvdisk --include='*.[ch]'
 none "libvdisk calls nothing of dm-vdisk" grep -rn 'dm-vdisk\|dmv_' libvdisk --include='*.[ch]'
 none "dm-vdisk calls nothing of ntfsmap and of libvdisk/user" grep -rn 'include.*\(ntfsmap\|user\)/' dm-vdisk
