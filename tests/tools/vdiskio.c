@@ -17,8 +17,8 @@
  *   check                      "COUNT", then " INDEX:HOME:OTHER:PROBLEM" for each fault
  *   map OFFSET LENGTH          "KIND OFFSET LENGTH HOME" of the first answer; and " PACKED"
  *   maps                       " START:KIND:LENGTH:OFFSET" for each answer about the disk
- *   shortcuts                  "PLAIN of DATA": for how many of the places that were asked vdisk.plain
- *                              knows what the tables say; "wrong at OFFSET" where it is something else
+ *   shortcuts                  "PLAIN of DATA": for how many of the places that were asked
+ *                              vdisk.plain knows what the tables say; or "wrong at OFFSET"
  *   info                       "FORMAT SUBFORMAT VIRTUAL-SIZE BLOCK-SIZE NEEDS-PARENT"
  *   details                    " NAME=VALUE" for what a qcow or qcow2 has
  *   locators                   " FORMAT:PATH" for each parent locator
