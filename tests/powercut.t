@@ -129,12 +129,14 @@ guest_tests -n -t 900 -d "$disk" -d "$T/parent.raw,ro" -d "$T/data.img" -d "$T/l
 
 for image in dynamic child small over; do
 	cuts "$image"
-	is "$status" 0 "$image: everything that was flushed is there, whenever the power goes" || diag "$out$err"
+	is "$status" 0 "$image: everything that was flushed is there, whenever the power goes"
+	[ "$status" = 0 ] || diag "$out$err"
 	echo "# $out"
 done
 while read -r record what; do
 	cuts "${record%-*}" "$record"
-	like "$status:$out" '^1:.*FOUND' "found in ${record%-*}: $what" || diag "$out$err"
+	like "$status:$out" '^1:.*FOUND' "found in ${record%-*}: $what"
+	[ "$status" = 1 ] || diag "$out$err"
 	echo "# $out"
 done <<'END'
 dynamic-data the flush before the pointers is left out
