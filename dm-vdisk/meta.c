@@ -265,7 +265,6 @@ int dmv_cache_init(struct dmv_cache *c, struct mutex *owner, u32 block, u32 kib)
 	c->meta.block = block;
 	c->meta.peek = peek;
 	c->owner = owner;
-
 	c->cost = roundup_pow_of_two(sizeof(struct dmv_block)) + block + sizeof(struct hlist_head);
 	c->limit = max_t(u64, ((u64)kib << 10) / c->cost, DMV_RESERVE);
 	c->bits = buckets_bits(c->limit);

@@ -344,7 +344,7 @@ static bool is_readable(const struct vdisk *vd, u64 offset, u64 length, const st
  * block that it is in. Nothing ever has to be taken out: while the image is open, tables are added,
  * and those that are shared replaced; one that is the image's own stays where it is. A word has all
  * of it, so any number of readers may put one there: the table's offset, whose lowest 9 bits are 0,
- * and in these what the place in the cache does not say of the entry's index.
+ * and in these what the place in the cache does not say of the entry's index, see tag_of().
  */
 #define TAG_MASK 511ULL
 
