@@ -150,15 +150,21 @@ void vdisk_engine_end_reqs(struct vdisk_engine *e, struct vdisk_queue *q, int er
 		end_req(e, req, error);
 }
 
-static void finish_in_unit(struct vdisk_engine *e, struct vdisk_req *req, int error)
+/* A write to bytes [at, at + length) of the unit has ended. */
+static void end_in_unit(struct vdisk_engine *e, struct vdisk_unit *u, u64 at, u64 length, int error)
 {
-	struct vdisk_unit *u = req->unit;
-
 	u->writes--;
 	if (u->sealed)
 		e->draining--;
 	if (!error)
-		cover(u, inside(e, req->offset), req->length);
+		cover(u, at, length);
+}
+
+static void finish_in_unit(struct vdisk_engine *e, struct vdisk_req *req, int error)
+{
+	struct vdisk_unit *u = req->unit;
+
+	end_in_unit(e, u, inside(e, req->offset), req->length, error);
 	if (error || !req->fua)
 		end_req(e, req, error);
 	else /* the commit that has sealed the unit still waits for this write */
@@ -376,6 +382,72 @@ static void start_request(struct vdisk_engine *e, struct vdisk_req *req)
 		push(&e->flushes, req);
 	else
 		start_write(e, req);
+}
+
+/* ---- writes without a request ---- */
+
+/* The pending unit that these bytes of one unit can be written to now, made if need be; or NULL. */
+static struct vdisk_unit *unit_at_once(struct vdisk_engine *e, u64 offset, u64 length)
+{
+	u64 index = offset >> e->vd->unit_shift, home;
+	struct vdisk_unit *u = find_unit(e, index);
+	struct vdisk_map m;
+
+	if (u)
+		return u->sealed || u->clear ? NULL : u;
+	if (!e->free || may_grow(e) || vdisk_image_map(e->vd, offset, length, &m))
+		return NULL;
+	if ((m.kind != VDISK_ZERO && m.kind != VDISK_PARENT) || m.home != VDISK_NOWHERE)
+		return NULL;
+	if (e->vd->format->reserve(e->vd, &e->space, index, &home, &m))
+		return NULL;
+	e->counting = true;
+	return add_unit(e, index, home, true);
+}
+
+/* Nobody has to be woken or told, or goes first. */
+static bool can_write_at_once(const struct vdisk_engine *e)
+{
+	return !e->readonly && e->mode == VDISK_MODE_RW && !e->vd->touch && !e->starved.first &&
+	       !e->seeking.first && !e->roomless.first;
+}
+
+u64 vdisk_engine_begin_write(struct vdisk_engine *e, u64 offset, u64 length, u64 *place)
+{
+	u64 done, part;
+
+	if (!can_write_at_once(e))
+		return 0;
+	for (done = 0; done < length; done += part) {
+		u64 at = inside(e, offset + done);
+		struct vdisk_unit *u;
+
+		part = length - done < unit_bytes(e) - at ? length - done : unit_bytes(e) - at;
+		u = unit_at_once(e, offset + done, part);
+		if (!u || (done && u->home != *place + done))
+			break; /* one that was made stays, for the rest of the write most likely */
+		if (!done)
+			*place = u->home + at;
+		u->writes++;
+	}
+	return done;
+}
+
+void vdisk_engine_end_write(struct vdisk_engine *e, u64 offset, u64 length, int error)
+{
+	u64 end = offset + length, part;
+
+	for (; offset < end; offset += part) {
+		u64 at = inside(e, offset);
+
+		part = end - offset < unit_bytes(e) - at ? end - offset : unit_bytes(e) - at;
+		end_in_unit(e, find_unit(e, offset >> e->vd->unit_shift), at, part, error);
+	}
+}
+
+bool vdisk_engine_wants_step(const struct vdisk_engine *e)
+{
+	return e->commit_wanted && e->state == VDISK_IDLE;
 }
 
 /* ---- what the host calls ---- */

@@ -213,6 +213,19 @@ void vdisk_engine_exit(struct vdisk_engine *e);
 void vdisk_engine_submit(struct vdisk_engine *e, struct vdisk_req *req);
 void vdisk_engine_done(struct vdisk_engine *e, struct vdisk_action *a, int error);
 
+/*
+ * A write without a request, where nothing has to be waited for: to units that are pending already,
+ * or get a place at once. How many of `length` bytes of the disk at offset, which may lie in
+ * several units, go together to byte *place of the file (of the data file, if there is one); 0:
+ * submit a request. The host writes them there and says for each unit that it has ended: only then
+ * they can be read. Nothing is begun in these calls, and the host is not called: when a write has
+ * ended that a commit waits for (state DRAIN), or one is wanted, vdisk_engine_search() goes on.
+ */
+u64 vdisk_engine_begin_write(struct vdisk_engine *e, u64 offset, u64 length, u64 *place);
+/* Of a write that was begun these bytes, with all that it has in their units. */
+void vdisk_engine_end_write(struct vdisk_engine *e, u64 offset, u64 length, int error);
+bool vdisk_engine_wants_step(const struct vdisk_engine *e);
+
 /* Start a commit if there is anything to be committed; it ends by itself. */
 void vdisk_engine_commit(struct vdisk_engine *e);
 

@@ -13,7 +13,7 @@ echo "# seed $seed"
 survives() {
 	mkdir dump
 	run "$powercut" "--seed=$seed" --rounds=3000 --dump=dump
-	like "$out" '^[0-9]+ power cuts survived, [1-9][0-9]* discards taken' 'power cuts at any moment' || diag "$out$err"
+	like "$out" '^[0-9]+ power cuts survived, [1-9][0-9]* discards taken, [1-9][0-9]* writes at once' 'power cuts at any moment' || diag "$out$err"
 	echo "# $out"
 }
 
@@ -105,6 +105,10 @@ left_out
 build && ok 'the same test of the same source, built here, passes' ./mutant "--seed=$seed" --rounds=50
 mutant 'pointers do not wait for data under way' commit.c 's/VDISK_DRAIN && e->draining\)/VDISK_DRAIN \&\& 0)/'
 mutant 'writes go on to a sealed unit' engine.c 's/if \(u->sealed \|\| /if (/'
+mutant 'so do writes at once' engine.c 's/return u->sealed \|\| u->clear \? NULL : u;/return u->clear ? NULL : u;/'
+mutant 'writes at once do not wait for the autoclear bits' engine.c 's/ && !e->vd->touch//'
+mutant 'a write at once goes on where its first unit ends' engine.c 's/ \|\| \(done && u->home != [^)]*\)//'
+mutant 'what a write at once has written is not covered' engine.c 's/end_in_unit\(e, find_unit(.*?), error\)/end_in_unit(e, find_unit$1, -1)/s'
 mutant 'a failed write counts as covered' engine.c 's/if \(!error\)\n\t\tcover/if (1)\n\t\tcover/'
 mutant 'what nobody wrote is not filled' commit.c 's/\(grain_is_used\(e, u, \*at\) \|\| /(/'
 mutant 'what is not near a write is not kept' commit.c 's/return u->fresh &&/return 0 \&\&/'

@@ -17,7 +17,7 @@
 
 struct run run;
 const char *broken = "", *dump_folder;
-u64 seed, cuts, discards_taken;
+u64 seed, cuts, discards_taken, at_once_taken;
 
 void fail(const char *fmt, ...)
 {
@@ -153,8 +153,10 @@ int main(int argc, char **argv)
 		run.family = only ? only : random_below(3) ? &qcow_family : &vhd_family;
 		one_round(seed);
 	}
-	printf("%llu power cuts survived, %llu discards taken (seeds %llu to %llu)\n",
+	printf("%llu power cuts survived, %llu discards taken, %llu writes at once (seeds %llu to "
+	       "%llu)\n",
 	       (unsigned long long)cuts, (unsigned long long)discards_taken,
-	       (unsigned long long)first, (unsigned long long)(first + rounds - 1));
+	       (unsigned long long)at_once_taken, (unsigned long long)first,
+	       (unsigned long long)(first + rounds - 1));
 	return 0;
 }

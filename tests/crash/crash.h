@@ -19,6 +19,7 @@ struct op {
 	struct vdisk_req req; /* first */
 	u64 serial;
 	bool started;
+	bool at_once;	 /* vdisk_engine_begin_write() */
 	u64 *snapshot;	 /* FLUSH */
 	struct op *next; /* DISCARD: ended, and to be looked at */
 };
@@ -86,7 +87,7 @@ struct family {
 extern const struct family vhd_family, qcow_family;
 extern struct run run;
 extern const char *broken, *dump_folder;
-extern u64 seed, cuts, discards_taken;
+extern u64 seed, cuts, discards_taken, at_once_taken;
 
 void __attribute__((format(printf, 1, 2), noreturn)) fail(const char *fmt, ...);
 

@@ -280,6 +280,14 @@ static void end_action(const struct flight *f, bool failed)
 	vdisk_engine_done(&run.engine, f->action, failed ? -EIO : 0);
 }
 
+/* As the kernel's worker does it. */
+static void end_at_once(const struct vdisk_req *req, int error)
+{
+	vdisk_engine_end_write(&run.engine, req->offset, req->length, error);
+	if (run.engine.state == VDISK_DRAIN || vdisk_engine_wants_step(&run.engine))
+		vdisk_engine_search(&run.engine);
+}
+
 void land(void)
 {
 	int i = (int)random_below(run.n_flights);
@@ -297,6 +305,8 @@ void land(void)
 		end_reading(f.reading);
 	} else if (f.op) {
 		disk_end_write(f.disk, f.write, failed, f.op->req.fua);
+		if (f.op->at_once)
+			end_at_once(&f.op->req, failed ? -EIO : 0);
 		end_op(f.op, failed ? -EIO : 0);
 	} else {
 		end_action(&f, failed && f.action->kind != VDISK_ACT_QUIESCE);

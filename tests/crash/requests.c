@@ -67,24 +67,61 @@ void end_op(struct op *op, int error)
 
 /* ---- writes ---- */
 
+static struct op *begin_op(enum vdisk_req_op what, u64 at, u64 length)
+{
+	struct op *op = make_op();
+
+	op->req.op = what;
+	op->req.offset = at;
+	op->req.length = length;
+	op->serial = model_begin(&run.model, at / SECTOR, length / SECTOR, what != VDISK_REQ_WRITE);
+	return op;
+}
+
+static void fly_to(struct op *op, u64 place)
+{
+	struct disk *disk = &run.disks[run.n_disks - 1];
+	u8 *data = payload(op);
+
+	op->started = true;
+	fly((struct flight){
+		.op = op, .disk = disk, .write = disk_write(disk, place, data, op->req.length) });
+	free(data);
+}
+
+/* So does the kernel with new places, as many together as there are: up to three units here. */
+static bool written_at_once(u64 at, u64 length)
+{
+	u64 place, left = run.vd->info.virtual_size - at;
+	struct op *op;
+
+	if (random_below(3) == 0)
+		length += random_below(3) << run.vd->unit_shift;
+	if (length > left)
+		length = left;
+	if (random_below(4) == 0 || model_busy(&run.model, at / SECTOR, length / SECTOR))
+		return false;
+	length = vdisk_engine_begin_write(&run.engine, at, length, &place);
+	if (!length)
+		return false;
+	op = begin_op(VDISK_REQ_WRITE, at, length);
+	op->at_once = true;
+	at_once_taken++;
+	fly_to(op, place);
+	return true;
+}
+
 /* The kernel's fast path: what is mapped goes to its place without asking the engine. */
 static bool written_in_place(struct op *op)
 {
-	struct disk *disk = &run.disks[run.n_disks - 1];
 	struct vdisk_map m;
-	u8 *data;
 
 	if (run.engine.mode == VDISK_MODE_FAIL || run.vd->touch || random_below(4) == 0)
 		return false;
 	if (vdisk_image_map(run.vd, op->req.offset, op->req.length, &m) || m.kind != VDISK_DATA ||
 	    m.length < op->req.length || (op->req.fua && vdisk_engine_dirty(&run.engine)))
 		return false;
-	op->started = true;
-	data = payload(op);
-	fly((struct flight){ .op = op,
-			     .disk = disk,
-			     .write = disk_write(disk, m.offset, data, op->req.length) });
-	free(data);
+	fly_to(op, m.offset);
 	return true;
 }
 
@@ -127,12 +164,10 @@ void submit_write(void)
 
 	if (!length || model_busy(&run.model, at / SECTOR, length / SECTOR))
 		return;
-	op = make_op();
-	op->req.op = what;
+	if (what == VDISK_REQ_WRITE && written_at_once(at, length))
+		return;
+	op = begin_op(what, at, length);
 	op->req.fua = what != VDISK_REQ_DISCARD && !random_below(10);
-	op->req.offset = at;
-	op->req.length = length;
-	op->serial = model_begin(&run.model, at / SECTOR, length / SECTOR, what != VDISK_REQ_WRITE);
 	if (what != VDISK_REQ_DISCARD && written_in_place(op))
 		return;
 	vdisk_engine_submit(&run.engine, &op->req);
