@@ -186,8 +186,8 @@ static void seal(struct vdisk_engine *e)
 
 static bool nothing_covered(const struct vdisk_engine *e, const struct vdisk_unit *u)
 {
-	for (u32 i = 0; i < e->cover_bytes; i++)
-		if (u->covered[i])
+	for (u32 sector = 0; sector < 8 * e->cover_bytes; sector += 64)
+		if (cover_word(u, sector))
 			return false;
 	return true;
 }
@@ -251,9 +251,9 @@ static void prepare_batch(struct vdisk_engine *e)
 static int edit_block(struct vdisk_engine *e, enum vdisk_phase phase, const struct vdisk_unit *u,
 		      u64 offset, u32 *n_dirty)
 {
-	struct vdisk_block *b;
-	int ret = e->ops->pin(e, offset, &b);
-	bool changed;
+	struct vdisk_block *b = e->dirty;
+	bool changed, held = b && b->offset == offset; /* mostly: units lie side by side */
+	int ret = held ? 0 : e->ops->pin(e, offset, &b);
 
 	if (ret)
 		return ret;
@@ -261,7 +261,8 @@ static int edit_block(struct vdisk_engine *e, enum vdisk_phase phase, const stru
 	if (e->vd->mark_corrupt) /* it may have found that refcounts are wrong */
 		vdisk_engine_set_mode(e, VDISK_MODE_NEEDS_CHECK);
 	if (!changed || b->dirty) {
-		e->ops->unpin(e, b); /* one pin for a dirty block is enough */
+		if (!held)
+			e->ops->unpin(e, b); /* one pin for a dirty block is enough */
 		return 0;
 	}
 	b->dirty = true;
@@ -313,6 +314,12 @@ static void begin_step(struct vdisk_engine *e, enum vdisk_commit_state state)
 	WRITE_ONCE(e->state, state);
 }
 
+static void to_next_unit(struct vdisk_engine *e)
+{
+	e->at_unit++;
+	e->at_n = 0;
+}
+
 /* One change of this step, or on to the next unit. */
 static int edit_next(struct vdisk_engine *e, enum vdisk_phase phase, const struct vdisk_unit *u,
 		     u32 *n_dirty)
@@ -320,19 +327,22 @@ static int edit_next(struct vdisk_engine *e, enum vdisk_phase phase, const struc
 	struct vdisk_map m = { .home = VDISK_NOWHERE };
 	u64 offset;
 	int ret = e->vd->format->place(e->vd, phase, u, e->at_n, &offset, &m);
+	bool last = ret == VDISK_LAST;
 
 	if (ret == -EAGAIN)
 		return e->ops->fetch(e, &m);
 	if (ret == -ENOENT) {
-		e->at_unit++;
-		e->at_n = 0;
+		to_next_unit(e);
 		return 0;
 	}
 	if (ret == -EUCLEAN)
 		vdisk_engine_bad_entry(e, ret, &m);
-	if (!ret)
+	if (ret >= 0)
 		ret = edit_block(e, phase, u, offset, n_dirty);
-	e->at_n++;
+	if (last)
+		to_next_unit(e);
+	else
+		e->at_n++;
 	return ret;
 }
 

@@ -72,18 +72,33 @@ static inline void cover(struct vdisk_unit *u, u64 at, u64 length)
 	}
 }
 
+/* The bits of 64 sectors; the first is a multiple of that. */
+static inline u64 cover_word(const struct vdisk_unit *u, u64 sector)
+{
+	u64 bits;
+
+	memcpy(&bits, &u->covered[sector / 8], sizeof(bits));
+	return bits;
+}
+
 /* From byte `at` of the unit on, at most to `end`: how many bytes are covered, or not, like it. */
 static inline u64 same_cover(const struct vdisk_unit *u, u64 at, u64 end)
 {
 	u64 sector = at / VDISK_SECTOR, last = end / VDISK_SECTOR;
 	bool covered = is_covered(u, sector);
-	u8 eight = covered ? 0xff : 0;
+	u64 same = covered ? ~0ULL : 0;
 
-	do {
-		sector++;
-		while (sector % 8 == 0 && sector + 8 <= last && u->covered[sector / 8] == eight)
+	while (sector < last) {
+		if (sector % 64 == 0 && sector + 64 <= last && cover_word(u, sector) == same)
+			sector += 64;
+		else if (sector % 8 == 0 && sector + 8 <= last &&
+			 u->covered[sector / 8] == (u8)same)
 			sector += 8;
-	} while (sector < last && is_covered(u, sector) == covered);
+		else if (is_covered(u, sector) == covered)
+			sector++;
+		else
+			break;
+	}
 	return sector * VDISK_SECTOR - at;
 }
 

@@ -21,6 +21,8 @@ enum vdisk_phase {
 	VDISK_PHASE_LINK,  /* the pointers to data and to new tables of pointers */
 };
 
+#define VDISK_LAST 1 /* vdisk_format.place */
+
 /* vdisk_format.state */
 #define VDISK_WORK    1 /* a commit would change something, even without units */
 #define VDISK_DROPPED 2 /* places were given up: call quiet() when nobody uses them any more */
@@ -91,7 +93,8 @@ struct vdisk_format {
 	bool (*prepare)(const struct vdisk *vd, u32 n, struct vdisk_region *region);
 	/*
 	 * The n-th metadata block that this step of the commit changes for a unit, or, if unit is
-	 * NULL, for what belongs to none. 0, -ENOENT: there are no more; -EAGAIN, -EUCLEAN.
+	 * NULL, for what belongs to none. 0, or VDISK_LAST if it is known to be the last one;
+	 * -ENOENT: there are no more; -EAGAIN, -EUCLEAN.
 	 */
 	int (*place)(struct vdisk *vd, enum vdisk_phase phase, const struct vdisk_unit *unit, u32 n,
 		     u64 *block, struct vdisk_map *answer);

@@ -13,6 +13,7 @@
 #include <linux/compiler.h>
 #include <linux/errno.h>
 #include <linux/kernel.h>
+#include <linux/log2.h>
 #include <linux/math64.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
@@ -88,6 +89,11 @@ static inline void vdisk_free(void *p)
 static inline u64 divide(u64 a, u32 b)
 {
 	return div_u64(a, b);
+}
+
+static inline u32 log2_of(u32 power_of_two)
+{
+	return ilog2(power_of_two);
 }
 
 #else
@@ -172,6 +178,11 @@ static inline void vdisk_free(void *p)
 static inline u64 divide(u64 a, u32 b)
 {
 	return a / b;
+}
+
+static inline u32 log2_of(u32 power_of_two)
+{
+	return (u32)__builtin_ctz(power_of_two);
 }
 
 #endif

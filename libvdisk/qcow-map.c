@@ -413,6 +413,11 @@ static u64 qcow_plain(struct vdisk *vd, u64 offset)
 	return at == VDISK_NOWHERE ? at : at + (offset & mask);
 }
 
+u64 vdisk_qcow_plain_entry(struct vdisk *vd, u64 offset)
+{
+	return vd->plain ? plain_at(vd, offset, cluster_bytes(&vd->qcow) - 1) : VDISK_NOWHERE;
+}
+
 /* As far as the metadata block goes that the first entry is in. */
 static u64 qcow_plain_run(struct vdisk *vd, u64 offset, u64 place, u64 length)
 {

@@ -45,7 +45,8 @@ static int reserve_table(struct vdisk *vd, struct vdisk_space *space, u64 index,
 	struct qcow_entry e;
 	int ret;
 
-	if (vdisk_qcow_new_table(vd, l1))
+	if (vdisk_qcow_plain_entry(vd, index << vd->unit_shift) != VDISK_NOWHERE ||
+	    vdisk_qcow_new_table(vd, l1))
 		return 0;
 	ret = vdisk_qcow_load(vd, index << vd->unit_shift, &e, answer);
 	if (ret || (e.table != VDISK_NOWHERE && !e.table_shared))
@@ -88,9 +89,9 @@ static const struct qcow_new_table *sealed_table(const struct qcow *q, u32 n)
 	return n < a->n_tables && a->tables[n].sealed ? &a->tables[n] : NULL;
 }
 
-/* Where the entry of a unit is now, or will be when its new table is linked. */
-static int find_entry(struct vdisk *vd, const struct vdisk_unit *unit, u64 *at,
-		      struct vdisk_map *answer)
+/* The same, where its table is not the image's own yet. */
+static int find_entry_slowly(struct vdisk *vd, const struct vdisk_unit *unit, u64 *at,
+			     struct vdisk_map *answer)
 {
 	const struct qcow *q = &vd->qcow;
 	const struct qcow_new_table *t = vdisk_qcow_new_table(vd, l1_index(q, unit->index));
@@ -109,6 +110,14 @@ static int find_entry(struct vdisk *vd, const struct vdisk_unit *unit, u64 *at,
 	return 0;
 }
 
+/* Where the entry of a unit is now, or will be when its new table is linked. */
+static int find_entry(struct vdisk *vd, const struct vdisk_unit *unit, u64 *at,
+		      struct vdisk_map *answer)
+{
+	*at = vdisk_qcow_plain_entry(vd, unit->index << vd->unit_shift);
+	return *at != VDISK_NOWHERE ? 0 : find_entry_slowly(vd, unit, at, answer);
+}
+
 static int link_place(struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u64 *block,
 		      struct vdisk_map *answer)
 {
@@ -124,10 +133,11 @@ static int link_place(struct vdisk *vd, const struct vdisk_unit *unit, u32 n, u6
 		at = vd->qcow.l1_offset + 8 * t->l1_index;
 	if (ret)
 		return ret;
-	if (unit)
-		vd->qcow.alloc->entry = at;
 	*block = vdisk_block_of(vd->meta, at);
-	return 0;
+	if (!unit)
+		return 0;
+	vd->qcow.alloc->entry = at;
+	return VDISK_LAST;
 }
 
 int vdisk_qcow_place(struct vdisk *vd, enum vdisk_phase phase, const struct vdisk_unit *unit, u32 n,

@@ -58,6 +58,10 @@ int vdisk_qcow_map(const struct vdisk *vd, u64 offset, u64 length, struct vdisk_
 /* Version 2 and up, while opening, at last: vdisk.plain, if it can be used. */
 void vdisk_qcow_use_plain(struct vdisk *vd);
 
+/* Where the L2 entry for that byte of the disk is, if its table is the image's own and a look-up in
+ * the cache of L1 entries says so; or VDISK_NOWHERE. */
+u64 vdisk_qcow_plain_entry(struct vdisk *vd, u64 offset);
+
 /* ---- qcow-snapshot.c: internal snapshots ---- */
 
 /* What is read of an entry of the snapshot table. */

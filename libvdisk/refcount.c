@@ -58,8 +58,8 @@ static u64 largest_count(const struct qcow *q)
 	return bits == 64 ? ~0ULL : (1ULL << bits) - 1;
 }
 
-/* Entry `index` of the refcount table: the offset of a block, or 0. */
-int vdisk_refcount_load(const struct vdisk *vd, u64 index, u64 *block, struct vdisk_map *answer)
+/* Entry `index` of the refcount table, as it is in the file. */
+static int load_entry(const struct vdisk *vd, u64 index, u64 *block, struct vdisk_map *answer)
 {
 	const struct qcow *q = &vd->qcow;
 	u64 at = q->refcount_table + 8 * index, from = vdisk_block_of(vd->meta, at);
@@ -73,6 +73,23 @@ int vdisk_refcount_load(const struct vdisk *vd, u64 index, u64 *block, struct vd
 		       *block + qcow_cluster_bytes(q) > vd->io.size))
 		return qcow_damaged(at, *block, answer);
 	return 0;
+}
+
+int vdisk_refcount_load(const struct vdisk *vd, u64 index, u64 *block, struct vdisk_map *answer)
+{
+	struct qcow_alloc *a = vd->qcow.alloc;
+	int ret;
+
+	if (a && a->known_block && a->known_index == index) {
+		*block = a->known_block;
+		return 0;
+	}
+	ret = load_entry(vd, index, block, answer);
+	if (a && !ret && *block) {
+		a->known_index = index;
+		a->known_block = *block;
+	}
+	return ret;
 }
 
 struct qcow_new_block *vdisk_refcount_new_block(const struct vdisk *vd, u64 index)
@@ -252,6 +269,8 @@ int vdisk_refcount_place(struct vdisk *vd, const struct vdisk_unit *unit, u32 n,
 	if (n || !counts_unit(vd, unit))
 		return -ENOENT;
 	ret = count_place(vd, clusters_up_to(&vd->qcow, unit->home), block, answer);
+	if (!ret)
+		return VDISK_LAST;
 	return ret == -ENOENT ? -EIO : ret; /* take() has seen to it that something counts it */
 }
 

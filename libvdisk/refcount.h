@@ -62,6 +62,9 @@ struct qcow_alloc {
 	struct qcow_new_block blocks[QCOW_NEW_BLOCKS];
 	u32 n_blocks;
 	struct qcow_growth growth;
+	/* An entry of the refcount table that was looked up, for the next time: one that is not 0
+	 * stays as it is while the image is open, also in a larger table. */
+	u64 known_index, known_block;
 	bool touching, marking; /* the running commit changes the header */
 	bool marked;		/* as corrupt */
 	/* a ring of places that were given up: positions only grow */
@@ -101,11 +104,7 @@ static inline u64 qcow_cluster_bytes(const struct qcow *q)
 /* log2 of the counts in a metadata block */
 static inline u32 qcow_meta_shift(const struct vdisk *vd)
 {
-	u32 shift = 3;
-
-	while (1U << (shift - 3) < vd->meta->block)
-		shift++;
-	return shift - vd->qcow.refcount_order;
+	return 3 + log2_of(vd->meta->block) - vd->qcow.refcount_order;
 }
 
 /* The metadata block that holds the count of a cluster, given its refcount block. */
