@@ -6,6 +6,7 @@
  *   args.c     the constructor's arguments
  *   map.c      the hot path: a bio comes in, and goes on at once if its place is known
  *   host.c     the worker: everything else, and the only caller of the engine
+ *   write.c    writes to new places that need no worker
  *   io.c       bios that the worker sends, and the engine's actions
  *   copy.c     of these, the copies
  *   walk.c     zeros and discards, unit by unit
@@ -131,7 +132,11 @@ struct dmv_walk {
 
 /* A bio that went on from the hot path, and that somebody has to be told of when it ends. */
 struct dmv_hook {
-	struct percpu_ref *held;
+	struct percpu_ref *held; /* or NULL */
+	/* write.c: */
+	struct dmv *d;
+	u64 offset, length; /* of the virtual disk */
+	/* what the bio has instead of these until then */
 	bio_end_io_t *end_io;
 	void *private;
 };
@@ -171,6 +176,18 @@ struct dmv_fetch {
 #define DMV_RESERVE	 64  /* blocks of the cache that need no allocation */
 #define DMV_AT_ONCE	 256 /* bios, or steps of them, until others get their turn */
 
+/* --- write.c --- */
+
+#define DMV_ENDED 64
+
+/* Writes that have ended without an error. */
+struct dmv_ended {
+	struct {
+		u64 offset, length; /* of the virtual disk */
+	} at[DMV_ENDED];
+	u32 n;
+};
+
 /* What waits for the worker. */
 struct dmv_events {
 	spinlock_t lock; /* of all of this; completions take it */
@@ -178,10 +195,13 @@ struct dmv_events {
 	struct dmv_job *done;
 	struct dmv_fetch *fetched;
 	struct list_head calls;
-	bool commit;  /* wanted */
-	bool unused;  /* users.c: a QUIESCE has ended */
-	bool fail;    /* the image is not there any more */
-	bool at_rest; /* the worker's answer: nothing is under way */
+	bool commit;		 /* wanted */
+	bool unused;		 /* users.c: a QUIESCE has ended */
+	bool fail;		 /* the image is not there any more */
+	bool at_rest;		 /* the worker's answer: nothing is under way */
+	struct dmv_ended *ended; /* of those writes that no worker did; the other one is his */
+	struct bio_list unnoted; /* those that have failed, or found no room there */
+	bool awaited;		 /* the worker's answer: a commit waits for them */
 };
 
 struct dmv_stats {
@@ -312,6 +332,7 @@ struct dmv {
 	struct work_struct work;
 	struct delayed_work timer;
 	struct dmv_events events;
+	struct dmv_ended ended[2];
 	struct bio_set bios;
 	mempool_t jobs;
 	struct vdisk_action *starting, *starting_last; /* the engine's, not started yet */
@@ -360,6 +381,14 @@ void dmv_fail(struct dmv *d);
 void dmv_process(struct dmv *d, struct bio *bio);
 /* Under events.lock: once it is let go the worker may run, and the device be gone. */
 void dmv_kick(struct dmv *d);
+
+/* --- write.c --- */
+
+/* A write that is not plain goes on to a place that the engine gives it now; false: it has to go to
+ * the worker. Never waits. */
+bool dmv_write_now(struct dmv *d, struct bio *bio);
+/* By the worker: tell the engine what has ended since. */
+void dmv_end_writes(struct dmv *d, struct dmv_ended *ended, struct bio_list *unnoted);
 
 /* --- io.c; all by the worker, if nothing else is said --- */
 
@@ -512,6 +541,28 @@ static inline struct dmv_bio *dmv_bio_of(struct bio *bio)
 static inline struct bio *dmv_bio_from(struct dmv_bio *b)
 {
 	return dm_bio_from_per_bio_data(b, sizeof(*b));
+}
+
+/* When the bio, which goes on now, has ended, `ended` is called instead of who would have been, and
+ * calls dmv_end_hooked() later. The rest of the hook is the caller's to fill in. */
+static inline struct dmv_hook *dmv_hook(struct bio *bio, bio_end_io_t *ended)
+{
+	struct dmv_hook *hook = &dmv_bio_of(bio)->hook;
+
+	hook->end_io = bio->bi_end_io;
+	hook->private = bio->bi_private;
+	bio->bi_end_io = ended;
+	bio->bi_private = hook;
+	return hook;
+}
+
+static inline void dmv_end_hooked(struct bio *bio)
+{
+	struct dmv_hook *hook = bio->bi_private;
+
+	bio->bi_end_io = hook->end_io;
+	bio->bi_private = hook->private;
+	bio->bi_end_io(bio);
 }
 
 /* Where the bio begins on the virtual disk. */

@@ -292,6 +292,10 @@ static void take_events(struct dmv *d, struct dmv_events *ev)
 	bio_list_init(&d->events.bios);
 	ev->done = d->events.done;
 	d->events.done = NULL;
+	ev->ended = d->events.ended;
+	d->events.ended = d->ended + (ev->ended == d->ended);
+	ev->unnoted = d->events.unnoted;
+	bio_list_init(&d->events.unnoted);
 	ev->fetched = d->events.fetched;
 	d->events.fetched = NULL;
 	INIT_LIST_HEAD(&ev->calls);
@@ -334,6 +338,7 @@ static bool handle_events(struct dmv *d, struct dmv_events *ev)
 		ev->done = job->next;
 		dmv_finish_action(d, job);
 	}
+	dmv_end_writes(d, ev->ended, &ev->unnoted);
 	if (ev->unused) {
 		dmv_inflated_forget(d);
 		d->acting--;
@@ -377,7 +382,7 @@ static void do_work(struct work_struct *w)
 	struct dmv *d = container_of(w, struct dmv, work);
 	unsigned int noio = memalloc_noio_save();
 	struct dmv_events ev;
-	bool work = false, rest = true, more = false;
+	bool work = false, rest = true, more = false, draining = false;
 
 	mutex_lock(&d->engine_lock);
 	take_events(d, &ev);
@@ -390,14 +395,16 @@ static void do_work(struct work_struct *w)
 		dmv_start_actions(d);
 		show(d);
 		work = vdisk_engine_unsettled(&d->engine) && d->engine.mode != VDISK_MODE_FAIL;
+		draining = d->engine.state == VDISK_DRAIN;
 		rest = !more && !d->acting && d->engine.state == VDISK_IDLE;
 	}
 	mutex_unlock(&d->engine_lock);
 	if (work && !READ_ONCE(d->leaving))
 		queue_delayed_work(d->wq, &d->timer, HZ);
 	spin_lock_irq(&d->events.lock);
-	if (more)
+	if (more || (draining && d->events.ended->n))
 		dmv_kick(d);
+	d->events.awaited = draining;
 	d->events.at_rest = rest;
 	spin_unlock_irq(&d->events.lock);
 	wake_up_all(&d->idle);
@@ -602,6 +609,8 @@ int dmv_host_init(struct dmv *d)
 	INIT_LIST_HEAD(&d->events.calls);
 	spin_lock_init(&d->events.lock);
 	bio_list_init(&d->events.bios);
+	bio_list_init(&d->events.unnoted);
+	d->events.ended = d->ended;
 	bio_list_init(&d->walks.waiting);
 	init_waitqueue_head(&d->idle);
 	ret = dmv_fetches_init(d);

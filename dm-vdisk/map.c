@@ -233,20 +233,14 @@ static void user_ended(struct bio *bio)
 {
 	struct dmv_hook *hook = bio->bi_private;
 
-	bio->bi_end_io = hook->end_io;
-	bio->bi_private = hook->private;
 	dmv_release(hook->held); /* first: the device may be gone with its last bio */
-	bio->bi_end_io(bio);
+	dmv_end_hooked(bio);
 }
 
 /* Who holds a group does so until the bio, which goes on now, has ended. */
 static void end_as_user(struct bio *bio, struct percpu_ref *held)
 {
-	struct dmv_hook *hook = &dmv_bio_of(bio)->hook;
-
-	*hook = (struct dmv_hook){ held, bio->bi_end_io, bio->bi_private };
-	bio->bi_end_io = user_ended;
-	bio->bi_private = hook;
+	dmv_hook(bio, user_ended)->held = held;
 }
 
 /* It went on to the parent's device. */
@@ -339,6 +333,9 @@ int dmv_map(struct dm_target *ti, struct bio *bio)
 		return DM_MAPIO_REMAPPED;
 	if (refused(d, bio))
 		return DM_MAPIO_KILL;
+	/* What its tables do not call plain has no place yet most likely. */
+	if (bio_op(bio) == REQ_OP_WRITE && d->vd->plain && dmv_write_now(d, bio))
+		return DM_MAPIO_REMAPPED;
 	switch (bio_op(bio)) {
 	case REQ_OP_READ:
 	case REQ_OP_WRITE:
