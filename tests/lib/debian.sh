@@ -3,9 +3,10 @@
 # prints the folder with what tests need to boot it:
 #
 #   root.ext4          the root file system, with the UUID in root.uuid
-#   vmlinux            its kernel
+#   vmlinux, probe     its kernel, and the initramfs of tests/vm for it
 #   initramfs-tools    the initramfs that update-initramfs made in it
 #   dracut             the one that dracut made
+#   module             empty; there when that kernel has the target vdisk
 #   tree               link to the root before ntfsmap was installed, for programs to run in a chroot
 #
 # The Debian itself is made once, by mmdebstrap from the mirrors that apt uses here, and kept in the cache; what is
@@ -45,8 +46,11 @@ release() {
 
 # Changes with the recipe, and with the versions that apt would install.
 base_key() {
-	{ sed '/^# --- with ntfsmap/,$d' "$0" && apt-cache policy "${packages[@]}" | grep -E '^[^ ]|Candidate:'; } |
-		sha256sum | cut -c 1-16
+	{
+		declare -f make_base
+		echo "${unused[*]}"
+		apt-cache policy "${packages[@]}" | grep -E '^[^ ]|Candidate:'
+	} | sha256sum | cut -c 1-16
 }
 
 make_base() {
@@ -73,6 +77,10 @@ make_base() {
 	rm -rf "$work"
 }
 
+# What is mounted below stays in a namespace of its own, and goes with it.
+if [ "$(id -u)" = 0 ] && [ -z "${DEBIAN_MOUNTS:-}" ]; then
+	DEBIAN_MOUNTS=private exec unshare --mount "$0"
+fi
 [ "$(id -u)" = 0 ] || skip "making a Debian needs root"
 for tool in mmdebstrap apt-get mkfs.ext4 chroot; do
 	type -P "$tool" >/dev/null || skip "$tool is not installed"
@@ -87,6 +95,15 @@ locked debian make_base
 # What is installed, and this file: everything that the result depends on but the Debian itself.
 install_ntfsmap() {
 	make -s -C "$top" install DESTDIR="$staged" PREFIX=/usr >&2 || broken "make install failed"
+}
+
+# The kernel target, where it can be built.
+install_module() {
+	local version module
+	version=$(basename "$base"/lib/modules/*)
+	module=$(NTFSMAP_KERNEL=$base/boot/vmlinuz-$version NTFSMAP_MODULES=$base/lib/modules/$version \
+		"$top/tests/vm/module.sh") || return 0
+	install -D -m 644 "$module" "$staged/usr/lib/modules/$version/updates/dm-vdisk.ko"
 }
 
 key() {
@@ -109,8 +126,11 @@ in_tree() {
 # The service runs the test's script from a shared folder when everything is up, and turns the machine off.
 configure() {
 	echo debian >"$tree/etc/hostname"
+	echo "${root_uuid//-/}" >"$tree/etc/machine-id"
 	echo "UUID=$root_uuid / ext4 errors=remount-ro 0 1" >"$tree/etc/fstab"
 	printf '%s\n' COMPRESS=zstd COMPRESSLEVEL=1 >"$tree/etc/initramfs-tools/conf.d/quick"
+	# cryptsetup is put in where the root is encrypted, which can be seen of a running system only.
+	echo CRYPTSETUP=y >>"$tree/etc/cryptsetup-initramfs/conf-hook"
 	printf '%s\n' 'compress="zstd -1 -T0"' hostonly=no >"$tree/etc/dracut.conf.d/quick.conf"
 	mkdir -p "$tree/boot/efi" "$tree/boot/grub" "$tree/etc/systemd/system/multi-user.target.wants"
 	cat >"$tree/etc/systemd/system/script.service" <<-'END'
@@ -147,10 +167,12 @@ make_system() {
 	[ ! -d "$made" ] || return 0
 	rm -rf "${made%-*}"-*
 	tree=$work/tree
-	mkdir "$work/out"
-	cp -a --reflink=auto "$base" "$tree"
-	cp -a "$staged/." "$tree/"
+	mkdir "$tree" "$work"/{out,upper,for-overlay}
+	mount -t overlay -o "lowerdir=$base,upperdir=$work/upper,workdir=$work/for-overlay" overlay "$tree"
+	trap 'umount "$work/tree"; rm -rf "$work"' EXIT
+	cp -a "$staged/usr" "$tree/"
 	version=$(basename "$tree"/lib/modules/*)
+	in_tree depmod "$version"
 	configure
 	make_initramfs "$version"
 	echo "$root_uuid" >"$work/out/root.uuid"
@@ -158,7 +180,9 @@ make_system() {
 	mkfs.ext4 -q -F -U "$root_uuid" -E lazy_itable_init=0,lazy_journal_init=0 -d "$tree" "$work/out/root.ext4"
 	mapfile -t boot < <("$top/tests/vm/image.sh" "$base/boot/vmlinuz-$version" "$base/lib/modules/$version")
 	ln -s "${boot[0]}" "$work/out/vmlinux"
+	ln -s "${boot[1]}" "$work/out/probe"
 	ln -s "$base" "$work/out/tree"
+	[ ! -e "$staged/usr/lib/modules" ] || touch "$work/out/module"
 	mkdir -p "${made%/*}"
 	mv -T "$work/out" "$made"
 }
@@ -167,6 +191,7 @@ make_system() {
 workspace
 staged=$work/staged
 install_ntfsmap
+install_module
 made=$top/build/debian/system-$(key)
 locked debian-system make_system
 echo "$made"
