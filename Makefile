@@ -16,6 +16,11 @@ COMPDIR ?= $(PREFIX)/share/bash-completion/completions
 DOCDIR  ?= $(PREFIX)/share/doc/ntfsmap
 # systemd looks nowhere else for what it runs around a sleep, whatever the prefix.
 SLEEPDIR ?= /usr/lib/systemd/system-sleep
+# The same for those that make an initramfs, and what goes into one.
+BOOTDIR       ?= /usr/lib/ntfsmap
+INITRAMFSDIR  ?= /usr/share/initramfs-tools
+DRACUTDIR     ?= /usr/lib/dracut/modules.d/90ntfsmap
+MKINITCPIODIR ?= /usr/lib/initcpio
 
 CC     ?= cc
 AR     ?= ar
@@ -171,6 +176,10 @@ lint:
 	@tests/deps.sh build lint
 	@tests/lint.sh
 
+# $(call install_hook,FROM,TO): with the paths of this installation in it
+install_hook = install -D -m 755 $(1) $(DESTDIR)$(2) && sed -i -e 's|^\(\s*PATH=\).*|\1$$PATH:$(BINDIR)|' \
+	-e 's|=/usr/local/sbin/ntfsmap\b|=$(BINDIR)/ntfsmap|' -e 's|=/usr/lib/ntfsmap\b|=$(BOOTDIR)|' $(DESTDIR)$(2)
+
 install: all
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCDIR) \
 		$(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(COMPDIR) \
@@ -188,6 +197,15 @@ install: all
 	sed -e 's|^PATH=.*|PATH=$$PATH:$(BINDIR)|' boot/system-sleep.sh >$(DESTDIR)$(SLEEPDIR)/ntfsmap
 	chmod 755 $(DESTDIR)$(SLEEPDIR)/ntfsmap
 	install -m 644 README.md LICENSE $(DESTDIR)$(DOCDIR)/
+	install -D -m 644 -t $(DESTDIR)$(BOOTDIR) boot/initramfs/runtime.sh boot/initramfs/modules
+	$(call install_hook,boot/initramfs/vdisk-check.sh,$(BOOTDIR)/vdisk-check)
+	$(call install_hook,boot/initramfs-tools/hook,$(INITRAMFSDIR)/hooks/ntfsmap)
+	$(call install_hook,boot/initramfs-tools/local-top,$(INITRAMFSDIR)/scripts/local-top/ntfsmap)
+	$(call install_hook,boot/dracut/module-setup.sh,$(DRACUTDIR)/module-setup.sh)
+	install -m 755 -t $(DESTDIR)$(DRACUTDIR) $(addprefix boot/dracut/,ntfsmap-up.sh ntfsmap-stop.sh ntfsmap-shutdown.sh)
+	$(call install_hook,boot/mkinitcpio/install,$(MKINITCPIODIR)/install/ntfsmap)
+	$(call install_hook,boot/mkinitcpio/hook,$(MKINITCPIODIR)/hooks/ntfsmap)
+	install -D -m 644 -t $(DESTDIR)$(MKINITCPIODIR)/udev boot/mkinitcpio/63-ntfsmap-persist.rules
 
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/ntfsmap $(DESTDIR)$(LIBDIR)/libvdisk.a \
@@ -196,8 +214,12 @@ uninstall:
 		$(DESTDIR)$(MANDIR)/man3/libvdisk.3 \
 		$(DESTDIR)$(MANDIR)/man7/dm-vdisk.7 $(DESTDIR)$(MANDIR)/man8/ntfsmap.8 \
 		$(DESTDIR)$(COMPDIR)/ntfsmap $(DESTDIR)$(SLEEPDIR)/ntfsmap \
-		$(DESTDIR)$(DOCDIR)/README.md $(DESTDIR)$(DOCDIR)/LICENSE
-	-rmdir $(DESTDIR)$(DOCDIR) 2>/dev/null
+		$(DESTDIR)$(DOCDIR)/README.md $(DESTDIR)$(DOCDIR)/LICENSE \
+		$(addprefix $(DESTDIR)$(BOOTDIR)/,runtime.sh modules vdisk-check) \
+		$(DESTDIR)$(INITRAMFSDIR)/hooks/ntfsmap $(DESTDIR)$(INITRAMFSDIR)/scripts/local-top/ntfsmap \
+		$(addprefix $(DESTDIR)$(DRACUTDIR)/,module-setup.sh ntfsmap-up.sh ntfsmap-stop.sh ntfsmap-shutdown.sh) \
+		$(addprefix $(DESTDIR)$(MKINITCPIODIR)/,install/ntfsmap hooks/ntfsmap udev/63-ntfsmap-persist.rules)
+	-rmdir $(DESTDIR)$(DOCDIR) $(DESTDIR)$(BOOTDIR) $(DESTDIR)$(DRACUTDIR) 2>/dev/null
 
 clean:
 	rm -rf $(B)
