@@ -12,6 +12,22 @@ bool opt_debug, opt_quiet, opt_table;
 
 static char last_failure[1024];
 static int hushed;
+static const char *about;
+
+void msg_about(const char *what)
+{
+	about = what;
+}
+
+/* A whole line at once, as others may write to the same place. */
+static void say(const char *before, const char *what)
+{
+	char *whom = text("%s%s", about ? about : "", about ? ": " : "");
+
+	defuse(whom);
+	fprintf(stderr, "ntfsmap: %s%s%s\n", before, whom, what);
+	free(whom);
+}
 
 void msg_hush(bool on)
 {
@@ -43,7 +59,7 @@ int fail(enum exit_code code, const char *fmt, ...)
 	va_end(ap);
 	defuse(last_failure);
 	if (!hushed)
-		fprintf(stderr, "ntfsmap: %s\n", last_failure);
+		say("", last_failure);
 	return code;
 }
 
@@ -77,32 +93,32 @@ int fail_errno(int error, const char *fmt, ...)
 		    (error == EACCES || error == EPERM) && geteuid() ? " (are you root?)" : "");
 }
 
-#define SAY(prefix, fmt)                                 \
-	do {                                             \
-		char said[1024];                         \
-		va_list ap;                              \
-		va_start(ap, fmt);                       \
-		vsnprintf(said, sizeof(said), fmt, ap);  \
-		va_end(ap);                              \
-		defuse(said);                            \
-		fprintf(stderr, "%s%s\n", prefix, said); \
+#define SAY(prefix, fmt)                                \
+	do {                                            \
+		char said[1024];                        \
+		va_list ap;                             \
+		va_start(ap, fmt);                      \
+		vsnprintf(said, sizeof(said), fmt, ap); \
+		va_end(ap);                             \
+		defuse(said);                           \
+		say(prefix, said);                      \
 	} while (0)
 
 void warn(const char *fmt, ...)
 {
-	SAY("ntfsmap: warning: ", fmt);
+	SAY("warning: ", fmt);
 }
 
 void note(const char *fmt, ...)
 {
 	if (!opt_quiet)
-		SAY("ntfsmap: ", fmt);
+		SAY("", fmt);
 }
 
 void debug(const char *fmt, ...)
 {
 	if (opt_debug)
-		SAY("ntfsmap: debug: ", fmt);
+		SAY("debug: ", fmt);
 }
 
 void out_of_memory(void)

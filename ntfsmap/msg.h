@@ -35,6 +35,9 @@ void debug(const char *fmt, ...) PRINTF(1, 2);
 /* What no terminal should get becomes '?', in place: names and labels come from the volume. */
 void defuse(char *s);
 
+/* From now on every message begins with that: what it is about. NULL: with nothing. Not copied. */
+void msg_about(const char *what);
+
 /* While hushed, fail() only remembers. Nests. */
 void msg_hush(bool on);
 
