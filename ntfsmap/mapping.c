@@ -174,8 +174,8 @@ bool mapping_same_place(const struct mapping *m, const struct image *img)
 	return same;
 }
 
-/* Does the mapping name the file that img is? A copy of a disk has its serial numbers, too. */
-static bool maps_file(const struct mapping *m, const struct image *img)
+/* A copy of a disk has its serial numbers, too. */
+bool mapping_is_of(const struct mapping *m, const struct image *img)
 {
 	if (m->kind == MAPPING_HOST || (m->kind == MAPPING_NTFS) != (img->file != NULL))
 		return false;
@@ -195,7 +195,7 @@ static bool is_base_of(const struct dm_device *d, const struct image *img)
 
 	if (!d->live || !d->readonly || d->deferred || !mapping_of(d, &m))
 		return false;
-	same = m.base && maps_file(&m, img) && dm_plan_of(d, &live);
+	same = m.base && mapping_is_of(&m, img) && dm_plan_of(d, &live);
 	if (same) {
 		same = plan_same(&live, &img->plan);
 		plan_free(&live);
@@ -347,8 +347,12 @@ static int sweep(void)
 
 int mapping_lock(void)
 {
-	int fd = open(LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	static bool locked;
+	int fd;
 
+	if (locked)
+		return DONE;
+	fd = open(LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return fail_errno(errno, "cannot open the lock %s", LOCK_FILE);
 	if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
@@ -356,6 +360,7 @@ int mapping_lock(void)
 	while (flock(fd, LOCK_EX))
 		if (errno != EINTR)
 			return fail_errno(errno, "cannot take the lock %s", LOCK_FILE);
+	locked = true;
 	return sweep(); /* fd stays open, and with it the lock, until the program ends */
 }
 

@@ -50,6 +50,9 @@ void mapping_free(struct mapping *m);
 /* Does the mapping lie on the device or file that the volume or image img is on? */
 bool mapping_same_place(const struct mapping *m, const struct image *img);
 
+/* Does it map the file or device that img is? */
+bool mapping_is_of(const struct mapping *m, const struct image *img);
+
 /* An open base that maps the file of img as img->plan has it, or NULL. */
 const struct dm_device *mapping_find_base(const struct dm_devices *all, const struct image *img);
 
@@ -66,9 +69,9 @@ char *mapping_source(const struct mapping *m);
 int mapping_read(const char *name, struct dm_device *d, struct mapping *m);
 
 /*
- * Only one ntfsmap changes devices at a time, until the program ends. Takes away what one that was
- * killed in the middle of it left behind: a device of ours that never got a table, a base that
- * nobody uses, or the device of a repair.
+ * Only one ntfsmap changes devices at a time, until the program ends; who has the lock may take it
+ * again. Takes away what one that was killed in the middle of it left behind: a device of ours that
+ * never got a table, a base that nobody uses, or the device of a repair.
  */
 int mapping_lock(void);
 

@@ -374,31 +374,39 @@ static int open_volume(const char *spec, struct volume **vol)
 	return code;
 }
 
-int verb_host(int argc, char **argv, const struct options *opt)
+int open_view(const char *device, const char *name)
 {
-	struct creation c = { .name = argv[1] };
+	struct creation c = { .name = name };
 	struct plan plan = { 0 };
 	struct volume *vol;
 	char *uuid = NULL;
-	int code = begin(argv[1]);
+	int code = begin(name);
 
-	(void)argc, (void)opt;
 	if (!code)
-		code = open_volume(argv[0], &vol);
+		code = open_volume(device, &vol);
 	if (code)
 		return code;
 	code = view_plan(vol, &plan);
 	if (!code)
 		code = refuse_claimed_view(vol);
 	if (!code) {
-		c.uuid = uuid = mapping_host_uuid(vol, argv[1]);
+		c.uuid = uuid = mapping_host_uuid(vol, name);
 		c.plan = &plan;
 		code = mapping_change(create, &c);
 	}
-	if (!code)
-		printf("/dev/mapper/%s\n", argv[1]);
 	free(uuid);
 	plan_free(&plan);
 	volume_close(vol);
-	return code ? code : finish_stdout();
+	return code;
+}
+
+int verb_host(int argc, char **argv, const struct options *opt)
+{
+	int code = open_view(argv[0], argv[1]);
+
+	(void)argc, (void)opt;
+	if (code)
+		return code;
+	printf("/dev/mapper/%s\n", argv[1]);
+	return finish_stdout();
 }

@@ -48,6 +48,9 @@ int prepare(struct image *img, const struct request *req);
 /* What the verb open does, for one device. Takes the lock of mapping_lock(). */
 int open_device(const char *source, const char *name, const struct options *opt);
 
+/* What the verb host does. Takes the lock, too. */
+int open_view(const char *device, const char *name);
+
 /* Does the file hold image bytes that can be read? REFUSED or DAMAGED. */
 int need_readable(const struct image *img);
 
