@@ -146,40 +146,6 @@ static void print_help(const struct verb *only)
 	     "7 system error. See ntfsmap(8).");
 }
 
-static int add_allowed(struct request *req, const char *word)
-{
-	char *list = text_copy("");
-
-	for (const char *const *w = safety_words; *w; w++) {
-		char *longer = text("%s%s%s", list, *list ? ", " : "", *w);
-
-		free(list);
-		list = longer;
-		if (!strcmp(*w, word) && req->n_allowed < MAX_ALLOWED) {
-			req->allowed[req->n_allowed++] = *w;
-			free(list);
-			return DONE;
-		}
-	}
-	fail(USAGE, "--allow=%s: the words are %s", word, list);
-	free(list);
-	return USAGE;
-}
-
-static int set_format(struct request *req, const char *format)
-{
-	static const char *const formats[] = { "raw", "vhd", "qcow", "qcow2" };
-
-	if (!strcmp(format, "vpc")) /* qemu's name for it */
-		format = "vhd";
-	for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++)
-		if (!strcmp(format, formats[i])) {
-			req->format = format;
-			return DONE;
-		}
-	return fail(USAGE, "--format %s: the formats are raw, vhd, qcow and qcow2", format);
-}
-
 static int set_repair(struct options *opt, const char *word)
 {
 	opt->repair = word ? word : "all";
@@ -228,10 +194,10 @@ static int take_option(struct command *c, int key)
 	switch (key) {
 	case 'f':
 		use(c, 'f');
-		return set_format(&c->opt.req, optarg);
+		return request_format(&c->opt.req, "--format ", optarg);
 	case OPT_ALLOW:
 		use(c, 'a');
-		return add_allowed(&c->opt.req, optarg);
+		return request_allow(&c->opt.req, "--allow=", optarg);
 	case OPT_PARENT:
 	case OPT_DATA:
 		*(key == OPT_DATA ? &c->opt.req.data : &c->opt.req.parent) = optarg;

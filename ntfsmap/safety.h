@@ -50,6 +50,11 @@ struct request safety_of_data(const struct request *req);
 /* The words that --allow takes, NULL-terminated. */
 extern const char *const safety_words[];
 
+/* request.c: take a word of --allow, a format, or fail() with the option that it came from before
+ * it. */
+int request_allow(struct request *req, const char *option, const char *word);
+int request_format(struct request *req, const char *option, const char *format);
+
 /* Look at volume and file; sets img->users. vol facts only when img->file is NULL and img->vol is
  * not. */
 int safety_look(struct image *img, const struct request *req, struct facts *facts);
