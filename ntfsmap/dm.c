@@ -106,18 +106,9 @@ int dm_need(void)
 
 int dm_check_name(const char *name)
 {
-	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-				      "0123456789#+-.:=@_";
+	const char *fault = name_fault(name);
 
-	if (!*name || *name == '-' || !strcmp(name, ".") || !strcmp(name, "..") ||
-	    !strcmp(name, "control") || name[strspn(name, allowed)])
-		return fail(USAGE,
-			    "\"%s\" cannot be a device's name: letters, digits and #+-.:=@_ "
-			    "are allowed, and no '-' in front",
-			    name);
-	if (strlen(name) > DM_NAME_MAX)
-		return fail(USAGE, "the name \"%s\" is longer than %d bytes", name, DM_NAME_MAX);
-	return DONE;
+	return fault ? fail(USAGE, "\"%s\" cannot be a device's name: %s", name, fault) : DONE;
 }
 
 static void add_line(struct dm_line **lines, size_t *n, struct dm_line line)

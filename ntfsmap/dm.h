@@ -7,14 +7,13 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "name.h"
 #include "plan.h"
 
-#define DM_OURS	    "NTFSMAP-"	      /* every UUID of ours begins so */
-#define DM_BASE	    DM_OURS "BASE-"   /* of the parents of an open image, and their data files */
-#define DM_DATA	    DM_OURS "DATA-"   /* of the data file of an open image */
-#define DM_REPAIR   DM_OURS "REPAIR-" /* of `check --repair`, as long as that runs */
-#define DM_UUID_MAX 128
-#define DM_NAME_MAX 60 /* bytes of a name; it is a part of the UUID, which holds 128 */
+#define DM_OURS	  "NTFSMAP-"	    /* every UUID of ours begins so */
+#define DM_BASE	  DM_OURS "BASE-"   /* of the parents of an open image, and their data files */
+#define DM_DATA	  DM_OURS "DATA-"   /* of the data file of an open image */
+#define DM_REPAIR DM_OURS "REPAIR-" /* of `check --repair`, as long as that runs */
 
 struct dm_line {
 	uint64_t start, count; /* sectors */
