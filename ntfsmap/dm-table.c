@@ -211,3 +211,44 @@ struct dm_parts dm_parts_of(const struct dm_device *d)
 	plan_free(&plan);
 	return parts;
 }
+
+/* The words MAJOR:MINOR of a line, whatever its target: numbers with a colon mean nothing else in
+ * any of them but the extents of vdisk, which have a '+' behind. */
+static bool next_below(const char **rest, dev_t *dev)
+{
+	unsigned int maj, min;
+	int n;
+
+	while (**rest) {
+		size_t len = strcspn(*rest, " ");
+		bool is = sscanf(*rest, "%u:%u%n", &maj, &min, &n) == 2 && (size_t)n == len;
+
+		*rest += len + strspn(*rest + len, " ");
+		if (is) {
+			*dev = makedev(maj, min);
+			return true;
+		}
+	}
+	return false;
+}
+
+bool dm_any_below(const struct dm_devices *all, const struct dm_device *d,
+		  bool (*is)(dev_t dev, void *ctx), void *ctx)
+{
+	dev_t dev, last = 0; /* neighbouring lines are mostly on the same */
+
+	for (size_t i = 0; i < d->n; i++) {
+		const char *rest = d->lines[i].params;
+
+		while (next_below(&rest, &dev)) {
+			const struct dm_device *below = dev == last ? NULL : dm_find(all, dev);
+
+			if (dev != last && is(dev, ctx))
+				return true;
+			if (below && dm_any_below(all, below, is, ctx))
+				return true;
+			last = dev;
+		}
+	}
+	return false;
+}

@@ -76,6 +76,9 @@ struct dm_parts {
 	dev_t parent, data;
 };
 struct dm_parts dm_parts_of(const struct dm_device *d);
+/* Does the table name, or that of a device-mapper device which it names, one that is()? */
+bool dm_any_below(const struct dm_devices *all, const struct dm_device *d,
+		  bool (*is)(dev_t dev, void *ctx), void *ctx);
 /* A line of the target vdisk; false for other targets. plan is the caller's to free. */
 bool dm_vdisk_line(const struct dm_line *line, struct plan *plan);
 /* "8:3" or a path; false for what is no block device. */

@@ -22,7 +22,9 @@ enum long_only {
 	OPT_REPAIR,
 	OPT_SNAPSHOT,
 	OPT_QUICK,
-	OPT_PARTITIONS
+	OPT_TAB,
+	OPT_DEVICE,
+	OPT_INITRD
 };
 
 struct option_help {
@@ -53,6 +55,10 @@ static const struct option_help option_helps[] = {
 	  "      --repair[=leaks] mend the refcounts and flags of a qcow2, or its leaks alone" },
 	{ 'Q', "quick",
 	  "      --quick         do not read the whole MFT for others that have its clusters" },
+	{ 'T', "tab", "      --tab FILE      another one than /etc/ntfsmaptab" },
+	{ 'e', "device", "      --device DEV    only what lies on that device" },
+	{ 'i', "initrd",
+	  "      --initrd        what the kernel command line and x-initrd.attach name" },
 	{ 'j', "json", "      --json          for scripts" },
 };
 
@@ -79,6 +85,10 @@ const struct verb verbs[] = {
 	  "compare an open device, or all, with the disk as it is now", "aj" },
 	{ "host", verb_host, 2, 2, "DEVICE NAME",
 	  "make a read-only view of the NTFS volume, mountable beside open images", "" },
+	{ "up", verb_up, 0, -1, "[NAME...]", "open what /etc/ntfsmaptab names", "Tei" },
+	{ "down", verb_down, 0, -1, "[NAME...]", "close what /etc/ntfsmaptab names", "Te" },
+	{ "cmdline", verb_cmdline, 1, 1, "NAME",
+	  "print the kernel parameter that opens NAME before root is mounted", "T" },
 	{ NULL, NULL, 0, 0, NULL, NULL, NULL },
 };
 
@@ -93,6 +103,9 @@ static const struct option long_options[] = {
 	{ "static", no_argument, NULL, OPT_STATIC },
 	{ "quick", no_argument, NULL, OPT_QUICK },
 	{ "repair", optional_argument, NULL, OPT_REPAIR },
+	{ "tab", required_argument, NULL, OPT_TAB },
+	{ "device", required_argument, NULL, OPT_DEVICE },
+	{ "initrd", no_argument, NULL, OPT_INITRD },
 	{ "concise", no_argument, NULL, OPT_CONCISE },
 	{ "partitions", no_argument, NULL, OPT_PARTITIONS },
 	{ "test", no_argument, NULL, OPT_TEST },
@@ -168,13 +181,10 @@ static bool take_flag(struct command *c, int key)
 		char letter;
 		bool *flag;
 	} flags[] = {
-		{ 'r', 'r', &c->opt.req.readonly },
-		{ OPT_QUICK, 'Q', &c->opt.req.quick },
-		{ OPT_JSON, 'j', &c->opt.json },
-		{ OPT_CONCISE, 'c', &c->opt.concise },
-		{ OPT_TEST, 't', &c->opt.test },
+		{ 'r', 'r', &c->opt.req.readonly },	 { OPT_QUICK, 'Q', &c->opt.req.quick },
+		{ OPT_JSON, 'j', &c->opt.json },	 { OPT_CONCISE, 'c', &c->opt.concise },
+		{ OPT_INITRD, 'i', &c->opt.initrd },	 { OPT_TEST, 't', &c->opt.test },
 		{ OPT_DEFERRED, 'd', &c->opt.deferred },
-		{ OPT_PARTITIONS, 'P', &c->opt.partitions },
 	};
 
 	for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
@@ -202,6 +212,11 @@ static int take_option(struct command *c, int key)
 	case OPT_DATA:
 		*(key == OPT_DATA ? &c->opt.req.data : &c->opt.req.parent) = optarg;
 		use(c, key == OPT_DATA ? 'D' : 'p');
+		return DONE;
+	case OPT_TAB:
+	case OPT_DEVICE:
+		*(key == OPT_TAB ? &c->opt.tab : &c->opt.device) = optarg;
+		use(c, key == OPT_TAB ? 'T' : 'e');
 		return DONE;
 	case OPT_REPAIR:
 		use(c, 'R');

@@ -465,6 +465,7 @@ static int read_parameter(struct tab *tab, const char *file, char *value)
 		code = take_source(e, source);
 		if (!code && rest)
 			code = take_options(e, rest);
+		e->attach = true; /* what else should be named there */
 		e->bad = code != DONE;
 		first = find(tab, name);
 		if (!code && first != e) {
@@ -504,6 +505,22 @@ int tab_read_cmdline(const char *file, struct tab *tab)
 	}
 	free(mine.v);
 	return first;
+}
+
+char *tab_parameter(const char *file, const char *key)
+{
+	char *bytes, *rest, *word, *value = NULL;
+	size_t len;
+
+	if (read_file(file, &bytes, &len))
+		return NULL;
+	for (rest = bytes; (word = next_parameter(&rest));)
+		if (!strncmp(word, key, strlen(key))) {
+			free(value);
+			value = text_copy(word + strlen(key));
+		}
+	free(bytes);
+	return value;
 }
 
 void tab_free(struct tab *tab)

@@ -46,6 +46,10 @@ int tab_read(const char *file, bool may_miss, struct tab *tab);
  * the same name that came from elsewhere gives way. */
 int tab_read_cmdline(const char *file, struct tab *tab);
 
+/* What the kernel command line in that file has behind a key ("root="), the last time; NULL: it does
+ * not have it. The caller frees. */
+char *tab_parameter(const char *file, const char *key);
+
 void tab_free(struct tab *tab);
 
 /* The entry of that name, or NULL. */

@@ -12,6 +12,9 @@ struct options {
 	bool json, concise, test, deferred;
 	const char *repair;  /* "all", "leaks", or NULL */
 	bool partitions;     /* NAME-part1, … too */
+	const char *tab;     /* instead of TAB_FILE */
+	const char *device;  /* up, down: only what lies on it */
+	bool initrd;	     /* up: what is there before root is */
 	const char *overlay; /* where what is written goes: a SOURCE, "tmpfs", or NULL */
 };
 
@@ -40,6 +43,9 @@ int verb_verify(int argc, char **argv, const struct options *opt);
 int verb_log(int argc, char **argv, const struct options *opt);
 int verb_reserve(int argc, char **argv, const struct options *opt);
 int verb_host(int argc, char **argv, const struct options *opt);
+int verb_up(int argc, char **argv, const struct options *opt);
+int verb_down(int argc, char **argv, const struct options *opt);
+int verb_cmdline(int argc, char **argv, const struct options *opt);
 
 /* Shared by table, open and reload, for a SOURCE that is open: look at every safety fact, stop at
  * the first objection, open the image and its parents. */
