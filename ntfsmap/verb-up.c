@@ -388,7 +388,7 @@ int verb_up(int argc, char **argv, const struct options *opt)
 	int first = begin(&r, opt, argc, argv);
 	dev_t dev = 0;
 
-	if (opt->device && !blk_dev_of(opt->device, &dev))
+	if (!first && opt->device && !blk_dev_of(opt->device, &dev))
 		first = fail(NOT_FOUND, "--device %s: no such block device", opt->device);
 	for (size_t i = 0; i < r.tab.n && (dev || !opt->device); i++) {
 		int code = DONE;
