@@ -191,6 +191,8 @@ install: all
 		>$(DESTDIR)$(LIBDIR)/pkgconfig/libvdisk.pc
 	install -m 644 libvdisk/vdisk.h $(DESTDIR)$(INCDIR)/
 	install -m 644 man/libvdisk.3 $(DESTDIR)$(MANDIR)/man3/
+	install -d $(DESTDIR)$(MANDIR)/man5
+	install -m 644 man/ntfsmaptab.5 $(DESTDIR)$(MANDIR)/man5/
 	install -m 644 man/dm-vdisk.7 $(DESTDIR)$(MANDIR)/man7/
 	install -m 644 man/ntfsmap.8 $(DESTDIR)$(MANDIR)/man8/
 	install -m 644 ntfsmap/completion.bash $(DESTDIR)$(COMPDIR)/ntfsmap
@@ -211,7 +213,7 @@ uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/ntfsmap $(DESTDIR)$(LIBDIR)/libvdisk.a \
 		$(DESTDIR)$(LIBDIR)/libvdisk.so $(DESTDIR)$(LIBDIR)/libvdisk.so.$(SOVER) \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/libvdisk.pc $(DESTDIR)$(INCDIR)/vdisk.h \
-		$(DESTDIR)$(MANDIR)/man3/libvdisk.3 \
+		$(DESTDIR)$(MANDIR)/man3/libvdisk.3 $(DESTDIR)$(MANDIR)/man5/ntfsmaptab.5 \
 		$(DESTDIR)$(MANDIR)/man7/dm-vdisk.7 $(DESTDIR)$(MANDIR)/man8/ntfsmap.8 \
 		$(DESTDIR)$(COMPDIR)/ntfsmap $(DESTDIR)$(SLEEPDIR)/ntfsmap \
 		$(DESTDIR)$(DOCDIR)/README.md $(DESTDIR)$(DOCDIR)/LICENSE \

@@ -16,8 +16,11 @@ _ntfsmap_options() {
 	info | map) echo "--format --json --parent --data --snapshot $all" ;;
 	cat) echo "--format --parent --data --snapshot $all" ;;
 	check) echo "--readonly --format --allow --json --parent --data --snapshot --repair --repair=leaks --quick $all" ;;
+	up) echo "--tab --device --initrd $all" ;;
+	down) echo "--tab --device $all" ;;
+	cmdline) echo "--tab $all" ;;
 	host | reserve) echo "$all" ;;
-	*) echo "--readonly --format --allow --concise --parent --data --snapshot --static --partitions --repair --test --deferred --quick --json $all" ;;
+	*) echo "--readonly --format --allow --concise --parent --data --snapshot --static --repair --test --deferred --quick --tab --device --initrd --json $all" ;;
 	esac
 }
 
@@ -28,6 +31,11 @@ _ntfsmap_names() {
 		{ read -r uuid <"$dir/uuid" && read -r name <"$dir/name"; } 2>/dev/null || continue
 		[[ $uuid != NTFSMAP-* ]] || printf '%s\n' "$name"
 	done
+}
+
+# The names in /etc/ntfsmaptab, or in the file that --tab gave.
+_ntfsmap_entries() {
+	awk '$1 !~ /^#/ && NF > 1 { print $1 }' "${1:-/etc/ntfsmaptab}" 2>/dev/null
 }
 
 # Column $1 of lsblk for each NTFS volume. The type of a mapping of ours is the beginning of its UUID.
@@ -70,11 +78,13 @@ _ntfsmap_source() {
 	fi
 }
 
-# The argument number $2 (from 1) of verb $1, which begins with $3. $4: --concise was given.
+# The argument number $2 (from 1) of verb $1, which begins with $3. $4: --concise was given. $5: the file of --tab.
 _ntfsmap_argument() {
 	case $1.$2$4 in
 	open.1 | info.1 | map.1 | cat.1 | check.1 | log.1 | table.1 | table.2concise) _ntfsmap_source "$3" ;;
 	status.1 | reload.1 | verify.1 | close.*) _ntfsmap_choose "$3" "$(_ntfsmap_names)" ;;
+	up.* | down.*) _ntfsmap_choose "$3" "$(_ntfsmap_entries "$5")" ;;
+	cmdline.1) _ntfsmap_choose "$3" "$(_ntfsmap_entries "$5" && _ntfsmap_names)" ;;
 	reserve.1) # only files on mounted file systems
 		mapfile -t COMPREPLY < <(compgen -f -- "$3")
 		compopt -o filenames 2>/dev/null
@@ -108,16 +118,17 @@ _ntfsmap_cut() {
 }
 
 _ntfsmap() {
-	local verbs='table open close reload list status info map cat check log reserve verify host'
+	local verbs='table open close reload list status info map cat check log reserve verify host up down cmdline'
 	local formats=$'raw\nvhd\nqcow\nqcow2' allowed=$'hiberfile\ncloud\noffline\nreadonly-file\nvalid-data-length\npending-log'
-	local words=() word cur before='' verb='' concise='' count=0 i
+	local words=() word cur before='' verb='' concise='' tab='' count=0 i
 	COMPREPLY=()
 	_ntfsmap_join
 	cur=${words[-1]}
 	for ((i = 1; i < ${#words[@]} - 1; i++)); do
 		word=${words[i]}
+		[ "$before" != --tab ] || tab=$word
 		case $before/$word in
-		-f/* | --format/* | --allow/* | --parent/* | --data/* | --snapshot/*) word='' ;; # the word of that option
+		-f/* | --format/* | --allow/* | --parent/* | --data/* | --snapshot/* | --tab/* | --device/*) word='' ;; # the word of that option
 		*/--concise) concise=concise ;;
 		*/-*) ;;
 		*)
@@ -138,10 +149,15 @@ _ntfsmap() {
 	--allow/*) _ntfsmap_choose "$cur" "$allowed" ;;
 	--parent/* | --data/*) _ntfsmap_source "$cur" ;;
 	--snapshot/*) ;; # only root could read which there are
+	--device/*) _ntfsmap_choose "$cur" "$(_ntfsmap_volumes PATH)" ;;
+	--tab/*)
+		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		compopt -o filenames 2>/dev/null
+		;;
 	*/-*) mapfile -t COMPREPLY < <(compgen -W "$(_ntfsmap_options "$verb")" -- "$cur") ;;
 	*)
 		[ -n "$verb" ] || mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$cur")
-		[ ${#COMPREPLY[@]} -gt 0 ] || _ntfsmap_argument "${verb:-table}" $((count + 1)) "$cur" "$concise"
+		[ ${#COMPREPLY[@]} -gt 0 ] || _ntfsmap_argument "${verb:-table}" $((count + 1)) "$cur" "$concise" "$tab"
 		;;
 	esac
 	_ntfsmap_cut "$cur"

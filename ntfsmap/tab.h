@@ -36,9 +36,9 @@ struct tab {
 };
 
 /*
- * Read the file. Each line that is wrong is said, and left out, and so are both lines of a name that
- * is there twice; what is in *tab afterwards can be used, whatever is returned: the first failure.
- * may_miss: a file that is not there is an empty one.
+ * Read the file. Each line that is wrong is said, and left out, and so are both lines of a name
+ * that is there twice; what is in *tab afterwards can be used, whatever is returned: the first
+ * failure. may_miss: a file that is not there is an empty one.
  */
 int tab_read(const char *file, bool may_miss, struct tab *tab);
 
@@ -46,8 +46,8 @@ int tab_read(const char *file, bool may_miss, struct tab *tab);
  * the same name that came from elsewhere gives way. */
 int tab_read_cmdline(const char *file, struct tab *tab);
 
-/* What the kernel command line in that file has behind a key ("root="), the last time; NULL: it does
- * not have it. The caller frees. */
+/* What the kernel command line in that file has behind a key ("root="), the last time; NULL: it
+ * does not have it. The caller frees. */
 char *tab_parameter(const char *file, const char *key);
 
 void tab_free(struct tab *tab);

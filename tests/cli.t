@@ -10,7 +10,7 @@ volume 32M -L 'My disk'
 f file /a.raw 1M runs=3 fill=pattern
 raw="$img:/a.raw"
 
-verbs='table open close reload list status info map cat check reserve verify host'
+verbs='table open close reload list status info map cat check reserve verify host up down cmdline'
 
 run "$ntfsmap" --version
 is "$status:$err" 0: "--version"

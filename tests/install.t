@@ -20,6 +20,7 @@ is "$(listing "$T/root")" "./usr/include/vdisk.h
 ./usr/share/doc/ntfsmap/LICENSE
 ./usr/share/doc/ntfsmap/README.md
 ./usr/share/man/man3/libvdisk.3
+./usr/share/man/man5/ntfsmaptab.5
 ./usr/share/man/man7/dm-vdisk.7
 ./usr/share/man/man8/ntfsmap.8" "these files"
 ok "the program runs from there" "$T/root/usr/sbin/ntfsmap" --version
