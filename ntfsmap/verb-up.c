@@ -250,7 +250,7 @@ static int mount_host(const struct tab_entry *e)
 static int open_entry(const struct tab_entry *e, const struct run *r)
 {
 	struct options opt;
-	bool skip, open = false;
+	bool skip = false, open = false;
 	int code = entry_options(e, &opt);
 
 	if (!code)
