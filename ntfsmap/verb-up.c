@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* up and down: what /etc/ntfsmaptab and the kernel command line name. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -275,7 +277,7 @@ static int open_entry(const struct tab_entry *e, const struct run *r)
 static int apart(int (*work)(const struct tab_entry *e, const struct run *r),
 		 const struct tab_entry *e, const struct run *r)
 {
-	pid_t child;
+	pid_t parent = getpid(), child;
 	int status;
 
 	fflush(stdout);
@@ -286,6 +288,10 @@ static int apart(int (*work)(const struct tab_entry *e, const struct run *r),
 		char *about = text("%s: %s", e->where, e->name);
 		int code;
 
+		/* Who ends up wants an end of the waiting. */
+		prctl(PR_SET_PDEATHSIG, SIGTERM);
+		if (getppid() != parent)
+			_exit(SYSTEM);
 		msg_about(about);
 		code = work(e, r);
 		_exit(code ? code : finish_stdout());
