@@ -34,7 +34,8 @@ install() {
 	if grep -qs '^[^#].*x-initrd\.attach' /etc/ntfsmaptab; then
 		inst_simple /etc/ntfsmaptab
 	fi
-	inst_rules 62-ntfsmap.rules
+	# inst_rules would bring what they start in the system: here only the hooks open something.
+	inst_multiple -o /usr/lib/udev/rules.d/{11-dm-ntfsmap,62-ntfsmap}.rules
 	# shellcheck disable=SC2154
 	inst_hook initqueue/settled 20 "$moddir/ntfsmap-up.sh"
 	inst_hook cleanup 20 "$moddir/ntfsmap-stop.sh"

@@ -46,13 +46,21 @@ ntfsmap_state() {
 	fi
 }
 
-# A killed ntfsmap leaves each device made as a whole or not at all.
-ntfsmap_stop() {
-	[ "$(ntfsmap_state)" != running ] || kill "$(cat "$ntfsmap_dir/pid")" 2>/dev/null
+# Has it made a device? Then what it was waiting for has come.
+ntfsmap_opened() {
+	grep -qs 'NTFSMAP-' /sys/class/block/dm-*/dm/uuid
 }
 
-# ntfsmap_await DEVICE...: open what is named, unless these devices, which root needs, come by themselves. Its status is
-# that of ntfsmap up.
+# Root is there: nobody has to wait for a disk any more. What has begun to open something gets to its end.
+ntfsmap_stop() {
+	while [ "$(ntfsmap_state)" = running ]; do
+		ntfsmap_opened || kill "$(cat "$ntfsmap_dir/pid")" 2>/dev/null
+		sleep 0.2 2>/dev/null || sleep 1
+	done
+}
+
+# ntfsmap_await DEVICE...: open what is named, unless these devices, which root needs, come by themselves. 0: they are
+# there, or all is open. Otherwise the status of ntfsmap up.
 ntfsmap_await() {
 	! ntfsmap_present "$@" || return 0
 	ntfsmap_start
@@ -60,12 +68,19 @@ ntfsmap_await() {
 	while [ "$(ntfsmap_state)" = running ]; do
 		sleep 0.2 2>/dev/null || sleep 1
 		ntfsmap_turns=$((ntfsmap_turns + 1))
-		[ "$ntfsmap_turns" != 25 ] || echo "ntfsmap: waiting for the disk that the image is on"
+		# By then it has said what it waits for.
+		[ "$ntfsmap_turns" != 15 ] || cat "$ntfsmap_dir/log"
 		if [ $((ntfsmap_turns % 5)) = 0 ] && ntfsmap_present "$@"; then
 			ntfsmap_stop
 			return 0
 		fi
 	done
+	[ "$(ntfsmap_state)" != 0 ] || return 0
+	# Something else that was named is missing: the system itself can deal with that.
+	if ntfsmap_present "$@"; then
+		cat "$ntfsmap_dir/log"
+		return 0
+	fi
 	return "$(ntfsmap_state)"
 }
 
