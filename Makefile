@@ -16,11 +16,11 @@ COMPDIR ?= $(PREFIX)/share/bash-completion/completions
 DOCDIR  ?= $(PREFIX)/share/doc/ntfsmap
 # systemd looks nowhere else for what it runs around a sleep, whatever the prefix.
 SLEEPDIR ?= /usr/lib/systemd/system-sleep
-# The same for those that make an initramfs, and what goes into one.
-BOOTDIR       ?= /usr/lib/ntfsmap
-INITRAMFSDIR  ?= /usr/share/initramfs-tools
-DRACUTDIR     ?= /usr/lib/dracut/modules.d/90ntfsmap
-MKINITCPIODIR ?= /usr/lib/initcpio
+# The same for udev's rules, systemd's units and its generators; a build for a distribution may say otherwise.
+UDEVDIR      ?= /usr/lib/udev
+UNITDIR      ?= /usr/lib/systemd/system
+GENERATORDIR ?= /usr/lib/systemd/system-generators
+BOOTDIR      ?= /usr/lib/ntfsmap
 
 CC     ?= cc
 AR     ?= ar
@@ -53,7 +53,7 @@ TOOLS    := $(B)/tests/ntfsforge $(B)/tests/vdiskio $(B)/tests/blkhammer \
 	    $(B)/tests/powercut
 SOVER    := 0
 
-all: $(B)/bin/ntfsmap $(B)/libvdisk.a $(B)/libvdisk.so $(B)/libvdisk.pc
+all: $(B)/bin/ntfsmap $(B)/libvdisk.a $(B)/libvdisk.so $(B)/libvdisk.pc $(B)/boot/ntfsmap-generator
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
@@ -83,6 +83,11 @@ $(B)/libvdisk.pc: libvdisk/libvdisk.pc.in Makefile
 $(B)/bin/ntfsmap: $(MAP_OBJ) $(B)/libvdisk.a
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(PKG_LIBS)
+
+$(B)/boot/generator.o: BASE += -DUNITDIR='"$(UNITDIR)"'
+
+$(B)/boot/ntfsmap-generator: $(patsubst %.c,$(B)/%.o,$(wildcard boot/*.c)) $(B)/ntfsmap/tab.o $(B)/ntfsmap/msg.o
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
 
 $(B)/tests/%: $(B)/tests/unit/%.o $(B)/libvdisk.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LINK_V)
@@ -176,11 +181,7 @@ lint:
 	@tests/deps.sh build lint
 	@tests/lint.sh
 
-# $(call install_hook,FROM,TO): with the paths of this installation in it
-install_hook = install -D -m 755 $(1) $(DESTDIR)$(2) && sed -i -e 's|^\(\s*PATH=\).*|\1$$PATH:$(BINDIR)|' \
-	-e 's|=/usr/local/sbin/ntfsmap\b|=$(BINDIR)/ntfsmap|' -e 's|=/usr/lib/ntfsmap\b|=$(BOOTDIR)|' $(DESTDIR)$(2)
-
-install: all
+install: all install-units
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCDIR) \
 		$(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(COMPDIR) \
 		$(DESTDIR)$(DOCDIR) $(DESTDIR)$(SLEEPDIR)
@@ -209,7 +210,26 @@ install: all
 	$(call install_hook,boot/mkinitcpio/hook,$(MKINITCPIODIR)/hooks/ntfsmap)
 	install -D -m 644 -t $(DESTDIR)$(MKINITCPIODIR)/udev boot/mkinitcpio/63-ntfsmap-persist.rules
 
-uninstall:
+# Programs are named with their paths: neither udev nor systemd looks in /usr/local.
+PATHS = sed -e 's|@BOOTDIR@|$(BOOTDIR)|' -e 's|@BINDIR@|$(BINDIR)|' -e 's|^PATH=.*|&:$(BINDIR)|'
+UDEV_RULES := 11-dm-ntfsmap.rules 62-ntfsmap.rules
+SYSTEMD_UNITS := ntfsmap.target ntfsmap@.service ntfsmap-up@.service
+SLEEP_UNITS := hibernate hybrid-sleep suspend-then-hibernate
+
+install-units: all
+	install -d $(DESTDIR)$(UDEVDIR)/rules.d $(DESTDIR)$(BOOTDIR) $(DESTDIR)$(GENERATORDIR) $(DESTDIR)$(MANDIR)/man8 \
+		$(patsubst %,$(DESTDIR)$(UNITDIR)/systemd-%.service.d,$(SLEEP_UNITS))
+	for f in $(UDEV_RULES); do $(PATHS) boot/udev/$$f >$(DESTDIR)$(UDEVDIR)/rules.d/$$f || exit; done
+	for f in $(SYSTEMD_UNITS); do $(PATHS) boot/systemd/$$f >$(DESTDIR)$(UNITDIR)/$$f || exit; done
+	for s in $(SLEEP_UNITS); do $(PATHS) boot/systemd/hibernate.conf \
+		>$(DESTDIR)$(UNITDIR)/systemd-$$s.service.d/50-ntfsmap.conf || exit; done
+	$(PATHS) boot/udev/udev-helper.sh >$(DESTDIR)$(BOOTDIR)/udev-helper
+	$(PATHS) boot/systemd/before-hibernate.sh >$(DESTDIR)$(BOOTDIR)/before-hibernate
+	chmod 755 $(DESTDIR)$(BOOTDIR)/udev-helper $(DESTDIR)$(BOOTDIR)/before-hibernate
+	install -m 755 $(B)/boot/ntfsmap-generator $(DESTDIR)$(GENERATORDIR)/
+	install -m 644 man/ntfsmap-generator.8 $(DESTDIR)$(MANDIR)/man8/
+
+uninstall: uninstall-units
 	rm -f $(DESTDIR)$(BINDIR)/ntfsmap $(DESTDIR)$(LIBDIR)/libvdisk.a \
 		$(DESTDIR)$(LIBDIR)/libvdisk.so $(DESTDIR)$(LIBDIR)/libvdisk.so.$(SOVER) \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/libvdisk.pc $(DESTDIR)$(INCDIR)/vdisk.h \
@@ -222,6 +242,15 @@ uninstall:
 		$(addprefix $(DESTDIR)$(DRACUTDIR)/,module-setup.sh ntfsmap-up.sh ntfsmap-stop.sh ntfsmap-shutdown.sh) \
 		$(addprefix $(DESTDIR)$(MKINITCPIODIR)/,install/ntfsmap hooks/ntfsmap udev/63-ntfsmap-persist.rules)
 	-rmdir $(DESTDIR)$(DOCDIR) $(DESTDIR)$(BOOTDIR) $(DESTDIR)$(DRACUTDIR) 2>/dev/null
+
+uninstall-units:
+	rm -f $(patsubst %,$(DESTDIR)$(UDEVDIR)/rules.d/%,$(UDEV_RULES)) \
+		$(patsubst %,$(DESTDIR)$(UNITDIR)/%,$(SYSTEMD_UNITS)) \
+		$(patsubst %,$(DESTDIR)$(UNITDIR)/systemd-%.service.d/50-ntfsmap.conf,$(SLEEP_UNITS)) \
+		$(DESTDIR)$(BOOTDIR)/udev-helper $(DESTDIR)$(BOOTDIR)/before-hibernate \
+		$(DESTDIR)$(GENERATORDIR)/ntfsmap-generator $(DESTDIR)$(MANDIR)/man8/ntfsmap-generator.8
+	-rmdir $(DESTDIR)$(BOOTDIR) \
+		$(patsubst %,$(DESTDIR)$(UNITDIR)/systemd-%.service.d,$(SLEEP_UNITS)) 2>/dev/null
 
 clean:
 	rm -rf $(B)
@@ -237,6 +266,5 @@ help:
 	@echo 'make clean      remove build/'
 	@echo 'INSTALL=no      never call apt; tests that lack a tool are skipped by name'
 
-.PHONY: all tools module modules_install deps demo check bench bench-quick bench-owners bench-tools bench-user \
-	bench-growth bench-clock bench-chart lint install uninstall clean help
+.PHONY: all tools module modules_install deps demo check bench-owners lint install install-units uninstall uninstall-units clean help
 .SECONDARY:

@@ -13,8 +13,19 @@ is "$(listing "$T/root")" "./usr/include/vdisk.h
 ./usr/lib/libvdisk.a
 ./usr/lib/libvdisk.so
 ./usr/lib/libvdisk.so.0
+./usr/lib/ntfsmap/before-hibernate
+./usr/lib/ntfsmap/udev-helper
 ./usr/lib/pkgconfig/libvdisk.pc
+./usr/lib/systemd/system-generators/ntfsmap-generator
 ./usr/lib/systemd/system-sleep/ntfsmap
+./usr/lib/systemd/system/ntfsmap-up@.service
+./usr/lib/systemd/system/ntfsmap.target
+./usr/lib/systemd/system/ntfsmap@.service
+./usr/lib/systemd/system/systemd-hibernate.service.d/50-ntfsmap.conf
+./usr/lib/systemd/system/systemd-hybrid-sleep.service.d/50-ntfsmap.conf
+./usr/lib/systemd/system/systemd-suspend-then-hibernate.service.d/50-ntfsmap.conf
+./usr/lib/udev/rules.d/11-dm-ntfsmap.rules
+./usr/lib/udev/rules.d/62-ntfsmap.rules
 ./usr/sbin/ntfsmap
 ./usr/share/bash-completion/completions/ntfsmap
 ./usr/share/doc/ntfsmap/LICENSE
@@ -22,12 +33,15 @@ is "$(listing "$T/root")" "./usr/include/vdisk.h
 ./usr/share/man/man3/libvdisk.3
 ./usr/share/man/man5/ntfsmaptab.5
 ./usr/share/man/man7/dm-vdisk.7
+./usr/share/man/man8/ntfsmap-generator.8
 ./usr/share/man/man8/ntfsmap.8" "these files"
 ok "the program runs from there" "$T/root/usr/sbin/ntfsmap" --version
 ok "the hook of systemd-sleep runs from there" "$T/root/usr/lib/systemd/system-sleep/ntfsmap" pre hibernate
 like "$(cat "$T/root/usr/lib/systemd/system-sleep/ntfsmap")" $'\n''PATH=\$PATH:/usr/sbin'$'\n' "  and finds the program"
 like "$(cat "$T/root/usr/lib/pkgconfig/libvdisk.pc")" 'prefix=/usr'$'\n' "pkg-config knows the prefix"
 ok "the completion can be loaded" bash -c ". '$T/root/usr/share/bash-completion/completions/ntfsmap'; complete -p ntfsmap"
+unlike "$(cat "$T"/root/usr/lib/{udev/rules.d,systemd/system,ntfsmap}/*ntfsmap* "$T"/root/usr/lib/ntfsmap/* 2>/dev/null)" \
+	'@[A-Z]+@' "rules, units and scripts know where the programs are"
 ok "make uninstall" make -s uninstall DESTDIR="$T/root" PREFIX=/usr
 is "$(listing "$T/root")" '' "nothing is left"
 ok "make install to /usr/local" make -s install DESTDIR="$T/local"

@@ -26,7 +26,7 @@ mapfile -t c < <(c_files)
 mapfile -t sh < <(shell_files)
 attempt "clang-format" clang-format --dry-run --Werror "${c[@]}"
 attempt "cppcheck" cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
-	--inline-suppr --suppress=missingIncludeSystem -D_GNU_SOURCE '-DVERSION=""' libvdisk ntfsmap
+	--inline-suppr --suppress=missingIncludeSystem -D_GNU_SOURCE '-DVERSION=""' '-DUNITDIR=""' boot libvdisk ntfsmap
 attempt "warnings as errors" make --no-print-directory --silent CI=true B=build/lint all
 attempt "shellcheck" shellcheck --severity=warning "${sh[@]}"
 [ "$failed" = 0 ] && echo "lint: nothing found"
