@@ -252,6 +252,13 @@ uninstall-units:
 	-rmdir $(DESTDIR)$(BOOTDIR) \
 		$(patsubst %,$(DESTDIR)$(UNITDIR)/systemd-%.service.d,$(SLEEP_UNITS)) 2>/dev/null
 
+uninstall-initramfs:
+	rm -f $(addprefix $(DESTDIR)$(BOOTDIR)/,runtime.sh modules vdisk-check) $(DESTDIR)$(MANDIR)/man7/ntfsmap-boot.7 \
+		$(addprefix $(DESTDIR)$(INITRAMFSDIR)/,hooks/ntfsmap scripts/local-top/ntfsmap) \
+		$(addprefix $(DESTDIR)$(DRACUTDIR)/,$(DRACUT_HOOKS)) \
+		$(addprefix $(DESTDIR)$(MKINITCPIODIR)/,install/ntfsmap hooks/ntfsmap udev/63-ntfsmap-persist.rules)
+	-rmdir $(DESTDIR)$(BOOTDIR) $(DESTDIR)$(DRACUTDIR) 2>/dev/null
+
 clean:
 	rm -rf $(B)
 

@@ -17,7 +17,8 @@ fetch() {
 	for package in $packages; do
 		compgen -G "$cache/${package}_*.deb" >/dev/null && continue
 		[ "${INSTALL:-yes}" != no ] || skip_all "$package is not downloaded, because of INSTALL=no"
-		(cd "$cache" && apt-get -q download "$package") >"$T/apt.log" 2>&1 || skip_all "$package: $(tail -n 1 "$T/apt.log")"
+		(cd "$cache" && apt-get -q download "$package") >"$T/apt.log" 2>&1 ||
+			skip_all "$package: $(tail -n 1 "$T/apt.log")"
 	done
 }
 
@@ -37,11 +38,14 @@ in_system() {
 lay_out() {
 	local package folder
 	mkdir "$upper" "$T/work" "$T/system" "$T/package"
-	for package in $packages; do dpkg -x "$(compgen -G "$cache/${package}_*.deb" | tail -n 1)" "$T/package"; done
+	for package in $packages; do
+		dpkg -x "$(compgen -G "$cache/${package}_*.deb" | tail -n 1)" "$T/package"
+	done
 	# Of cryptsetup only what stands beside us in the order.
 	rm -r "$T"/package/usr/share/initramfs-tools/{hooks,conf-hooks.d}/crypt*
 	for folder in bin sbin lib; do
-		[ ! -d "$T/package/$folder" ] || { cp -a "$T/package/$folder" "$T/package/usr/" && rm -r "${T:?}/package/$folder"; }
+		[ -d "$T/package/$folder" ] || continue
+		cp -a "$T/package/$folder" "$T/package/usr/" && rm -r "${T:?}/package/$folder"
 	done
 	cp -a "$T/package/." "$upper/"
 	make -s -C "$top" install DESTDIR="$upper" PREFIX=/usr || bail "make install failed"
@@ -100,7 +104,7 @@ initramfs_tools() {
 	rm -rf "$upper"/i "$upper"/i.img
 	tab /dynamic.vhd
 	in_system mkinitramfs -o /i.img "$version"
-	ok "mkinitramfs fails where dm-vdisk is missing" test "$status" != 0 -a ! -e "$upper/i.img" || diag "$out$err"
+	ok "mkinitramfs fails where dm-vdisk is missing" test "$status" != 0 -a ! -s "$upper/i.img" || diag "$out$err"
 	like "$err" "needs the kernel module dm-vdisk, and there is none for $version" "  and says why"
 }
 
@@ -111,13 +115,14 @@ dracut() {
 	is "$status" 0 "dracut makes one" || diag "$out$err"
 	has_all /d dracut
 	is "$(cd "$upper/d/lib/dracut/hooks" 2>/dev/null && find . -name '*ntfsmap*' | sort | xargs)" \
-		'./cleanup/20-ntfsmap-stop.sh ./initqueue/settled/20-ntfsmap-up.sh ./shutdown/24-ntfsmap-shutdown.sh' "  hooks"
+		'./cleanup/20-ntfsmap-stop.sh ./initqueue/settled/20-ntfsmap-up.sh ./shutdown/24-ntfsmap-shutdown.sh' \
+		"  hooks"
 	ok "  it has something to wait for" test -e "$upper/d/lib/dracut/need-initqueue"
 	ok "  udev keeps what it knows" grep -q db_persist "$upper/d/etc/udev/rules.d/11-dm.rules"
 	rm -rf "$upper"/d "$upper"/d.img
 	tab /dynamic.vhd
 	in_system sh -c "$make -m 'base udev-rules ntfsmap' /d.img"
-	ok "dracut fails where dm-vdisk is missing" test "$status" != 0 -a ! -e "$upper/d.img" || diag "$out$err"
+	ok "dracut fails where dm-vdisk is missing" test "$status" != 0 -a ! -s "$upper/d.img" || diag "$out$err"
 	like "$err" "needs the kernel module dm-vdisk, and there is none for $version" "  and says why"
 }
 
@@ -125,7 +130,9 @@ dracut() {
 mkinitcpio() {
 	# shellcheck disable=SC2016
 	local build='
-		for f in add_binary add_file add_module add_udev_rule add_runscript; do eval "$f() { echo $f \"\$@\"; }"; done
+		for f in add_binary add_file add_module add_udev_rule add_runscript; do
+			eval "$f() { echo $f \"\$@\"; }"
+		done
 		map() { local each; for each in "${@:2}"; do "$1" "$each"; done; }
 		die() { printf "$@"; exit 1; }
 		KERNELVERSION=$1 BUILDROOT=$2
@@ -145,7 +152,8 @@ add_udev_rule /usr/lib/initcpio/udev/63-ntfsmap-persist.rules
 add_file /usr/lib/udev/rules.d/11-dm-ntfsmap.rules
 add_file /usr/lib/udev/rules.d/62-ntfsmap.rules
 add_runscript' "  programs, libraries with them, rules"
-	is "$(sed -n 's/^add_module \(.*\)?$/\1/p' <<<"$out" | xargs)" "$(sed 's/#.*//' "$top/boot/initramfs/modules" | xargs)" "  drivers"
+	is "$(sed -n 's/^add_module \(.*\)?$/\1/p' <<<"$out" | xargs)" \
+		"$(sed 's/#.*//' "$top/boot/initramfs/modules" | xargs)" "  drivers"
 	tab /dynamic.vhd
 	in_system bash -c "$build" _ "$version" /none
 	is "$status:$out" "1:no initramfs was made for $version" "mkinitcpio fails where dm-vdisk is missing"

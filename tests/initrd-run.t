@@ -126,6 +126,7 @@ dracut() {
 	hook "$1" "hookdir=/run/hooks; until $up [ -e $state/status ]; do sleep 0.1; done; $up ntfsmap_state"
 	like "$out" 'EMERGENCY.*sparse.*Restart' "  the verdict, in the emergency shell"
 	like "$out" $'\n''(running|2)$' "  and another try after that"
+	until [ -e $state/status ]; do sleep 0.1; done
 	cmdline "root=UUID=$inside ntfsmap=disk,UUID=0123456789ABCDEF:/disk.raw"
 	rm -rf $state
 	hook "$1" "$up . /usr/lib/dracut/modules.d/90ntfsmap/ntfsmap-stop.sh"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Sourced by dracut at shutdown, back in the initramfs, when the old root is unmounted: closes what is open. It is called
-# until it succeeds, while others take away what lies on top.
+# Sourced by dracut at shutdown, back in the initramfs, when the old root is unmounted: closes what is open. It is
+# called until it succeeds, while others take away what lies on top.
 
 # udevd is gone, and what it left behind must not make libdevmapper wait for it.
 rm -rf /run/udev

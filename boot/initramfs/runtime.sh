@@ -92,12 +92,12 @@ ntfsmap_report() {
 	echo
 	case $(ntfsmap_state) in
 	2 | 6)
-		echo "What Windows left undone ends when it starts once more: start it, let it finish what it does, and choose"
-		echo "Restart there, not Shut down. Then start this system."
+		echo "What Windows left undone ends when it starts once more: start it, let it finish what it does, and"
+		echo "choose Restart there, not Shut down. Then start this system."
 		;;
 	4)
-		echo "The disk did not come, or there is no such file on it. blkid shows the volumes, ntfsmap check SOURCE what"
-		echo "is found there. For a disk that takes longer, append ,timeout=SECONDS as told below."
+		echo "The disk did not come, or there is no such file on it. blkid shows the volumes, ntfsmap check SOURCE"
+		echo "what is found there. For a disk that takes longer, append ,timeout=SECONDS as told below."
 		;;
 	esac
 	echo "In the boot menu, ntfsmap=NAME,SOURCE on the kernel's command line takes one more option:"
