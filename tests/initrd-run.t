@@ -47,7 +47,8 @@ shared_functions() {
 	local shell=$1
 	cmdline "root=UUID=$inside ntfsmap=disk,/dev/vda:/disk.raw"
 	hook "$shell" "ntfsmap_named && ntfsmap_await UUID=$inside"
-	is "$status:$(blkid -l -t UUID=$inside -o device)" 0:/dev/mapper/disk "$shell: root is there afterwards" || diag "$out$err"
+	is "$status:$(blkid -l -t UUID=$inside -o device)" 0:/dev/mapper/disk "$shell: root is there afterwards" ||
+		diag "$out$err"
 	hook "$shell" "ntfsmap_state"
 	is "$out" 0 "  with its exit status"
 	ntfsmap close disk
@@ -84,7 +85,8 @@ initramfs_tools() {
 	hook "$1" "export ROOT=UUID=$inside; $1 $top"
 	ok "initramfs-tools, $1: it opens" is_open disk || diag "$out$err"
 	ntfsmap close disk
-	mkdir -p /run/over/crypt && mkdir -p /run/sys/cryptroot && echo "data UUID=$beside none luks" >/run/sys/cryptroot/crypttab
+	mkdir -p /run/sys/cryptroot
+	echo "data UUID=$beside none luks" >/run/sys/cryptroot/crypttab
 	cmdline "root=/dev/mapper/data ntfsmap=disk,/dev/vda:/disk.raw"
 	rm -rf $state
 	hook "$1" "export ROOT=/dev/mapper/data; $1 $top"
