@@ -221,5 +221,5 @@ ntfscp "$img" "$T/dynamic.vhd" "/dynamic disk.vhd"
 f file /second.raw 1M fill=pattern
 f sparse /sparse.raw 1M
 f hiberfil hibr
-guest_tests -t 500 -s "$T/share" -d "$img" -d "$T/other"
+guest_tests -t 900 -s "$T/share" -d "$img" -d "$T/other"
 done_testing
