@@ -16,8 +16,9 @@ volume_disk "$T/disk"
 
 mkdir "$T/give"
 cp "$debian/dracut" "$T/give/initramfs"
-# The disk is not there before the initramfs looks for it.
-machine_start "$debian/dracut" "root=UUID=$root_uuid rd.ntfsmap=disk,PARTLABEL=windows:/disk.raw,partitions" \
+# The disk is not there before the initramfs looks for it. dracut tells what it does with both `quiet` and `rd.info`.
+machine_start "$debian/dracut" \
+	"root=UUID=$root_uuid rd.ntfsmap=disk,PARTLABEL=windows:/disk.raw,partitions quiet rd.info loglevel=7" \
 	-device qemu-xhci -drive "file=$T/disk,format=raw,if=none,id=disk,cache=unsafe" -device usb-storage,drive=disk \
 	<<'END'
 set -ex
