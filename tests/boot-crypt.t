@@ -20,7 +20,8 @@ mount -t sysfs sysfs "$tree/sys"
 mount -t tmpfs tmpfs "$tree/run"
 config=devices/obtain_device_list_from_udev=0
 for command in 'pvcreate -q /dev/vda' 'vgcreate -q -A n group /dev/vda' \
-	'lvcreate -q -q -A n -a n -Z n -W n -n root -l 100%FREE group' 'pvs --noheadings --nosuffix --units b -o pe_start'; do
+	'lvcreate -q -q -A n -a n -Z n -W n -n root -l 100%FREE group' \
+	'pvs --noheadings --nosuffix --units b -o pe_start'; do
 	# A command is a list of words.
 	chroot "$tree" $command --config "$config" --driverloaded n
 done
@@ -61,7 +62,8 @@ sha256sum </var/tmp/written >/run/io/sum
 END
 ended 'Debian comes up from LVM in LUKS'
 is "$(cat "$io/root" 2>/dev/null)" '/dev/mapper/group-root ext4' 'its root is the logical volume'
-like "$(tr -d '\n' <"$io/tree")" 'group-root.*inside.*secret.*259' '  on the encrypted one, on the file, on the NVMe disk'
+like "$(tr -d '\n' <"$io/tree")" 'group-root.*inside.*secret.*259' \
+	'  on the encrypted one, on the file, on the NVMe disk'
 only_the_image 'the volume is as it was outside the file'
 ntfscat "$img" /secret.raw >"$T/image" || bail 'ntfscat failed'
 rm "$T/disk" "$img"

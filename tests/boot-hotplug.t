@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A USB disk with a hibernated NTFS volume is plugged into a running Debian: what /etc/ntfsmaptab names on it comes up by
-# udev and systemd alone. Then it is unplugged while somebody writes: an error, one line in the log, and nothing hangs.
+# A USB disk with a hibernated NTFS volume is plugged into a running Debian: what /etc/ntfsmaptab names on it comes up
+# by udev and systemd alone. Then it is unplugged while somebody writes: an error, one line in the log, and nothing
+# hangs.
 # shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
 # shellcheck source=lib/ntfs.sh
@@ -49,8 +50,8 @@ systemctl --failed --no-legend >/run/io/units
 true
 END
 plugged=no
-if machine_at plug && qmp '{"execute":"device_add","arguments":{"driver":"usb-storage","bus":"usb.0","drive":"disk","id":"stick"}}'
-then
+stick='{"driver":"usb-storage","bus":"usb.0","drive":"disk","id":"stick"}'
+if machine_at plug && qmp "{\"execute\":\"device_add\",\"arguments\":$stick}"; then
 	plugged=yes
 	machine_at unplug && qmp '{"execute":"device_del","arguments":{"id":"stick"}}'
 fi
@@ -69,5 +70,6 @@ only_the_image 'the volume is as it was outside the file'
 ntfscat "$img" /data.raw >"$T/image" || bail 'ntfscat failed'
 run e2fsck -fy "$T/image"
 like "$status" '^[01]$' 'the file system is sound when its journal was replayed' || diag "$out$err"
-is "$(debugfs -R 'cat /kept' "$T/image" 2>/dev/null | sha256sum)" "$(cat "$io/kept")" '  and has what was written before'
+is "$(debugfs -R 'cat /kept' "$T/image" 2>/dev/null | sha256sum)" "$(cat "$io/kept")" \
+	'  and has what was written before'
 done_testing

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A machine whose only data disk is a hibernated NTFS volume boots Debian from a fixed VHD in it, twice, with a power cut
-# between. In between it does what an upgrade does. The same image boots without ntfsmap, as the disk of a machine.
+# A machine whose only data disk is a hibernated NTFS volume boots Debian from a fixed VHD in it, twice, with a power
+# cut between. In between it does what an upgrade does. The same image boots without ntfsmap, as the disk of a machine.
 # shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
 # shellcheck source=lib/ntfs.sh
@@ -58,7 +58,8 @@ result $? 'Debian comes up from the image, and is upgraded' || machine_log
 machine_kill
 is "$(cat "$io/root" 2>/dev/null)" '/dev/mapper/disk-part2 ext4' 'its root is the partition of the image'
 is "$(cat "$io/state" 2>/dev/null)" running '  no unit has failed'
-is "$(cat "$io/data" 2>/dev/null)" "$(sha256sum <"$T/package/usr/share/test-package/data")" '  the package was installed'
+is "$(cat "$io/data" 2>/dev/null)" "$(sha256sum <"$T/package/usr/share/test-package/data")" \
+	'  the package was installed'
 ok '  GRUB would boot it by its UUID' test -s "$io/grub"
 initramfs=$T/initramfs
 cp "$io/initramfs" "$initramfs" || bail 'update-initramfs made nothing'
