@@ -68,7 +68,8 @@ is "$(cat "$io/hidden" 2>/dev/null)" 'UDISKS_IGNORE=1' '  and its partition is h
 like "$(cat "$io/failed" 2>/dev/null)" 'Input/output error|Read-only file system' 'unplugged, a writer gets an error'
 is "$(cat "$io/umount" 2>/dev/null)" 0 '  it can be unmounted'
 is "$(cat "$io/left" 2>/dev/null)" 'No devices found' '  and no device is left'
-is "$(grep -cE 'data: ([0-9:]+ goes while it is in use|closed, as [0-9:]+ goes)' "$io/journal")" 1 '  the log says so, once'
+is "$(grep -cE 'data: ([0-9:]+ goes while it is in use|closed, as [0-9:]+ goes)' "$io/journal")" 1 \
+	'  the log says so, once'
 [ "$failed" = 0 ] || diag "$(<"$io/journal")"
 is "$(cat "$io/units" 2>/dev/null)" '' '  no unit has failed'
 like "$(tail -n 3 "$T/console")" 'Power down' 'it powers off'
