@@ -10,6 +10,7 @@
 struct made {
 	char *names[2 * VDISK_CHAIN_MAX]; /* each with a data file at most */
 	size_t n;
+	enum mapping_role role; /* of the image itself */
 };
 
 /* "NAME-data", "NAME-data2", "NAME-base1": without a number for 0. */
@@ -121,14 +122,14 @@ static int make_chain(const struct dm_devices *all, struct image *img, const cha
 	if (code)
 		return code;
 	if (!depth)
-		return make(img, name, ROLE_IMAGE, made, dev);
+		return make(img, name, made->role, made, dev);
 	return make_part(all, img, free_name(all, made, name, "base", depth), ROLE_BASE, made, dev);
 }
 
-int bases_create(struct image *img, const char *name)
+int bases_create(struct image *img, const char *name, enum mapping_role role)
 {
 	struct dm_devices all = { 0 };
-	struct made made = { 0 };
+	struct made made = { .role = role };
 	int code = img->parent || img->data ? dm_read_all(&all) : DONE;
 	dev_t dev;
 

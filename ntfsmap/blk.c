@@ -114,10 +114,13 @@ bool blk_is_view(dev_t dev)
 
 bool blk_is_part(dev_t dev)
 {
+	static const char *const prefixes[] = { "NTFSMAP-BASE-", "NTFSMAP-DATA-", "NTFSMAP-ORIGIN-",
+						"NTFSMAP-COW-" };
 	char *uuid = blk_attr(dev, "dm/uuid");
-	bool part = uuid &&
-		    (!strncmp(uuid, "NTFSMAP-BASE-", 13) || !strncmp(uuid, "NTFSMAP-DATA-", 13));
+	bool part = false;
 
+	for (size_t i = 0; uuid && i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
+		part |= !strncmp(uuid, prefixes[i], strlen(prefixes[i]));
 	free(uuid);
 	return part;
 }
@@ -238,6 +241,25 @@ static blkid_probe new_probe(const char *device)
 		return NULL;
 	}
 	return pr;
+}
+
+char *blk_contents(const char *path)
+{
+	blkid_probe pr = blkid_new_probe_from_filename(path);
+	const char *type = NULL;
+	char *found = NULL;
+
+	if (!pr)
+		return NULL;
+	blkid_probe_enable_superblocks(pr, 1);
+	blkid_probe_enable_partitions(pr, 1);
+	/* also where several are found, which is an error for the library */
+	while (!found && !blkid_do_probe(pr))
+		if (!blkid_probe_lookup_value(pr, "TYPE", &type, NULL) ||
+		    !blkid_probe_lookup_value(pr, "PTTYPE", &type, NULL))
+			found = text_copy(type);
+	blkid_free_probe(pr);
+	return found;
 }
 
 static void search_device(const char *device, void *ctx)

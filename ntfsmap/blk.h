@@ -17,7 +17,7 @@ char *blk_node(dev_t dev);
 bool blk_is_ours(dev_t dev);
 /* Is it a view made by `ntfsmap host`? */
 bool blk_is_view(dev_t dev);
-/* Is it the device of a parent or of a data file of an open image? */
+/* Is it the device of a parent or data file of an open image, or below an overlay? */
 bool blk_is_part(dev_t dev);
 /* Does the kernel say that it must not be written? */
 bool blk_is_readonly(dev_t dev);
@@ -27,6 +27,9 @@ dev_t blk_only_slave(dev_t dev);
 bool blk_dev_of(const char *path, dev_t *dev);
 /* Does the device or file begin as an NTFS volume does? */
 bool blk_is_ntfs(const char *path);
+
+/* What libblkid finds in a device or file: "ext4", "gpt", or NULL. */
+char *blk_contents(const char *path);
 
 /*
  * The one device with that tag: UUID, LABEL, PARTUUID or PARTLABEL. An NTFS UUID may have any case,

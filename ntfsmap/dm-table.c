@@ -176,6 +176,32 @@ bool dm_is_vdisk(const struct dm_device *d)
 	return d->n == 1 && !strcmp(d->lines[0].type, "vdisk");
 }
 
+/* "ORIGIN COW PO 64", and features behind it. */
+static bool snapshot_line(const struct dm_line *line, struct plan *plan)
+{
+	bool merging = !strcmp(line->type, "snapshot-merge");
+	char *copy, *rest;
+
+	*plan = (struct plan){ .sectors = line->count, .merging = merging };
+	if (!merging && strcmp(line->type, "snapshot"))
+		return false;
+	rest = copy = text_copy(line->params);
+	plan->origin = device_number(strsep(&rest, " "));
+	plan->cow = device_number(strsep(&rest, " "));
+	free(copy);
+	if (plan->origin && plan->cow)
+		return true;
+	plan_free(plan);
+	return false;
+}
+
+bool dm_is_overlay(const struct dm_device *d)
+{
+	return d->n == 1 && !strncmp(d->uuid, DM_OURS, strlen(DM_OURS)) &&
+	       (!strcmp(d->lines[0].type, "snapshot") ||
+		!strcmp(d->lines[0].type, "snapshot-merge"));
+}
+
 bool dm_is_fenced(const struct dm_device *d)
 {
 	return d->n == 1 && !strcmp(d->lines[0].type, "error");
@@ -185,7 +211,7 @@ bool dm_plan_of(const struct dm_device *d, struct plan *plan)
 {
 	bool ok = true;
 
-	if (d->n == 1 && dm_vdisk_line(&d->lines[0], plan)) {
+	if (d->n == 1 && (dm_vdisk_line(&d->lines[0], plan) || snapshot_line(&d->lines[0], plan))) {
 		plan->readonly = d->readonly;
 		return true;
 	}
@@ -197,6 +223,13 @@ bool dm_plan_of(const struct dm_device *d, struct plan *plan)
 	return ok;
 }
 
+static dev_t number_of(const char *device)
+{
+	dev_t dev;
+
+	return device && dm_parse_device(device, &dev) ? dev : 0;
+}
+
 struct dm_parts dm_parts_of(const struct dm_device *d)
 {
 	struct dm_parts parts = { 0 };
@@ -204,10 +237,8 @@ struct dm_parts dm_parts_of(const struct dm_device *d)
 
 	if (!dm_plan_of(d, &plan))
 		return parts;
-	if (plan.parent && !dm_parse_device(plan.parent, &parts.parent))
-		parts.parent = 0;
-	if (plan.data && !dm_parse_device(plan.data, &parts.data))
-		parts.data = 0;
+	parts.parent = number_of(plan.origin ? plan.origin : plan.parent);
+	parts.data = number_of(plan.cow ? plan.cow : plan.data);
 	plan_free(&plan);
 	return parts;
 }

@@ -253,9 +253,20 @@ bool dm_is_base(const struct dm_device *d)
 	return !strncmp(d->uuid, DM_BASE, strlen(DM_BASE));
 }
 
+bool dm_is_origin(const struct dm_device *d)
+{
+	return !strncmp(d->uuid, DM_ORIGIN, strlen(DM_ORIGIN));
+}
+
+bool dm_is_cow(const struct dm_device *d)
+{
+	return !strncmp(d->uuid, DM_COW, strlen(DM_COW));
+}
+
 bool dm_is_part(const struct dm_device *d)
 {
-	return dm_is_base(d) || !strncmp(d->uuid, DM_DATA, strlen(DM_DATA));
+	return dm_is_base(d) || dm_is_origin(d) || dm_is_cow(d) ||
+	       !strncmp(d->uuid, DM_DATA, strlen(DM_DATA));
 }
 
 const char *dm_partition(const char *uuid, unsigned int *number)
@@ -334,6 +345,11 @@ static int fail_table(int error, const char *what, const char *name, const struc
 			    "modules_install && modprobe dm-vdisk` in the sources of ntfsmap; for "
 			    "reading only, `ntfsmap open --static` does without",
 			    what, name);
+	else if (plan->origin)
+		code = fail(SYSTEM,
+			    "%s %s: the kernel refused the overlay (%s); dmesg says why, and it "
+			    "needs the target snapshot: modprobe dm-snapshot",
+			    what, name, said);
 	else if (plan->format)
 		code = fail(SYSTEM, "%s %s: the target vdisk refused the table (%s): see dmesg",
 			    what, name, said);
@@ -453,7 +469,7 @@ char *dm_state(const char *name)
 	/* no flush: looking must not wait for anything */
 	if (t && dm_task_no_flush(t) && dm_task_run(t)) {
 		dm_get_next_target(t, NULL, &start, &count, &type, &params);
-		if (type && params && !strcmp(type, "vdisk"))
+		if (type && params)
 			state = text_copy(params);
 	}
 	if (t)

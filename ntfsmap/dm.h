@@ -10,10 +10,13 @@
 #include "name.h"
 #include "plan.h"
 
-#define DM_OURS	  "NTFSMAP-"	    /* every UUID of ours begins so */
-#define DM_BASE	  DM_OURS "BASE-"   /* of the parents of an open image, and their data files */
-#define DM_DATA	  DM_OURS "DATA-"   /* of the data file of an open image */
-#define DM_REPAIR DM_OURS "REPAIR-" /* of `check --repair`, as long as that runs */
+#define DM_OURS	    "NTFSMAP-"	      /* every UUID of ours begins so */
+#define DM_BASE	    DM_OURS "BASE-"   /* of the parents of an open image, and their data files */
+#define DM_DATA	    DM_OURS "DATA-"   /* of the data file of an open image */
+#define DM_REPAIR   DM_OURS "REPAIR-" /* of `check --repair`, as long as that runs */
+#define DM_ORIGIN   DM_OURS "ORIGIN-" /* of an image below its overlay */
+#define DM_COW	    DM_OURS "COW-"    /* of the copy-on-write store of an overlay */
+#define DM_NAME_MAX 60 /* bytes of a name; it is a part of the UUID, which holds 128 */
 
 struct dm_line {
 	uint64_t start, count; /* sectors */
@@ -52,7 +55,10 @@ void dm_devices_free(struct dm_devices *all);
 
 /* Is it the device of a parent? */
 bool dm_is_base(const struct dm_device *d);
-/* Is it one that is there for another only: of a parent or of a data file? */
+/* Is it the device of an image below its overlay; of an overlay's store? */
+bool dm_is_origin(const struct dm_device *d);
+bool dm_is_cow(const struct dm_device *d);
+/* Is it one that is there for another only: one of these, or of a data file? */
 bool dm_is_part(const struct dm_device *d);
 /* What stands behind "partN-" in the UUID of a partition, as ntfsmap and kpartx make them: the UUID
  * of its disk. NULL for what is no partition. number may be NULL. */
@@ -69,9 +75,12 @@ bool dm_plan_of(const struct dm_device *d, struct plan *plan);
 /* The device and first sector of a linear line (or a stripe of one); false for other targets. */
 bool dm_linear_line(const struct dm_line *line, dev_t *dev, uint64_t *offset);
 bool dm_is_vdisk(const struct dm_device *d);
+/* Is it one of ours with an overlay, the target snapshot or snapshot-merge? */
+bool dm_is_overlay(const struct dm_device *d);
 /* Does its table fail all I/O, as `dmsetup wipe_table` leaves it? */
 bool dm_is_fenced(const struct dm_device *d);
-/* The devices that the table names beside that of the file, 0: none. */
+/* The devices that the table names beside that of the file, 0: none. Of an overlay the image below it
+ * is the parent, and its store the data file. */
 struct dm_parts {
 	dev_t parent, data;
 };
@@ -84,8 +93,7 @@ bool dm_vdisk_line(const struct dm_line *line, struct plan *plan);
 /* "8:3" or a path; false for what is no block device. */
 bool dm_parse_device(const char *word, dev_t *dev);
 
-/* What `dmsetup status` says of a device with the target vdisk; NULL for others. The caller
- * frees. */
+/* What `dmsetup status` says of the first line; NULL: nothing. The caller frees. */
 char *dm_state(const char *name);
 
 /* hidden: udev shall not look for file systems in it, nor link its UUID. dev may be NULL. */

@@ -21,10 +21,8 @@ enum long_only {
 	OPT_DATA,
 	OPT_REPAIR,
 	OPT_SNAPSHOT,
-	OPT_QUICK,
-	OPT_TAB,
-	OPT_DEVICE,
-	OPT_INITRD
+	OPT_OVERLAY,
+	OPT_QUICK
 };
 
 struct option_help {
@@ -43,6 +41,8 @@ static const struct option_help option_helps[] = {
 	{ 'D', "data", "      --data SRC      the image's data file is there" },
 	{ 'n', "snapshot",
 	  "      --snapshot=ID   read-only, a snapshot in a qcow2, by its id or name" },
+	{ 'o', "overlay",
+	  "      --overlay SRC   only read the image; what is written goes there, or to tmpfs" },
 	{ 's', "static",
 	  "      --static        read-only, of the targets linear and zero: needs no module" },
 	{ 'c', "concise",
@@ -66,7 +66,7 @@ const struct verb verbs[] = {
 	{ "table", verb_table, 1, 2, "[--concise NAME] SOURCE",
 	  "print the device-mapper table (this is what `ntfsmap SOURCE` does)", "rfacpDsnQ" },
 	{ "open", verb_open, 2, 2, "SOURCE NAME", "make the block device /dev/mapper/NAME",
-	  "rfatpDsnQP" },
+	  "rfatpDsnQo" },
 	{ "close", verb_close, 1, -1, "NAME...", "remove devices made by open", "d" },
 	{ "reload", verb_reload, 1, 1, "NAME", "follow a file that Windows extended or moved",
 	  "aQ" },
@@ -100,6 +100,7 @@ static const struct option long_options[] = {
 	{ "parent", required_argument, NULL, OPT_PARENT },
 	{ "data", required_argument, NULL, OPT_DATA },
 	{ "snapshot", required_argument, NULL, OPT_SNAPSHOT },
+	{ "overlay", required_argument, NULL, OPT_OVERLAY },
 	{ "static", no_argument, NULL, OPT_STATIC },
 	{ "quick", no_argument, NULL, OPT_QUICK },
 	{ "repair", optional_argument, NULL, OPT_REPAIR },
@@ -225,6 +226,10 @@ static int take_option(struct command *c, int key)
 		c->opt.req.snapshot = optarg;
 		c->opt.req.readonly = true;
 		use(c, 'n');
+		return DONE;
+	case OPT_OVERLAY:
+		c->opt.overlay = optarg;
+		use(c, 'o');
 		return DONE;
 	case OPT_STATIC:
 		c->opt.req.as_static = c->opt.req.readonly = true;

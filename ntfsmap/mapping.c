@@ -31,7 +31,8 @@ static void lower(char *s)
 
 char *mapping_uuid(const struct image *img, const char *name, enum mapping_role role)
 {
-	static const char *const ours_of[] = { DM_OURS, DM_BASE, DM_DATA, DM_REPAIR };
+	static const char *const ours_of[] = { DM_OURS,	  DM_BASE,   DM_DATA,
+					       DM_REPAIR, DM_ORIGIN, DM_COW };
 	const char *ours = ours_of[role];
 	bool frozen = img->snapshot && !img->plan.format;
 	char *format = text("%s%s", vdisk_info(img->vd)->format, frozen ? "s" : "");
@@ -49,6 +50,11 @@ char *mapping_uuid(const struct image *img, const char *name, enum mapping_role 
 	return uuid;
 }
 
+char *mapping_memory_uuid(const char *name)
+{
+	return text(DM_COW "TMPFS-%s", name);
+}
+
 char *mapping_host_uuid(const struct volume *vol, const char *name)
 {
 	return text(DM_OURS "HOST-%016" PRIX64 "-%s", vol->serial, name);
@@ -59,23 +65,37 @@ static bool is_repair(const char *uuid)
 	return !strncmp(uuid, DM_REPAIR, strlen(DM_REPAIR));
 }
 
+/* What a device is there for; the rest of its UUID, or NULL: it is none of ours. */
+static const char *parse_role(const char *uuid, struct mapping *m)
+{
+	struct {
+		const char *prefix;
+		bool *flag;
+	} roles[] = {
+		{ DM_BASE, &m->base }, { DM_DATA, &m->data }, { DM_ORIGIN, &m->origin },
+		{ DM_COW, &m->cow },   { DM_REPAIR, NULL },   { DM_OURS, NULL },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(roles); i++) {
+		size_t len = strlen(roles[i].prefix);
+
+		if (strncmp(uuid, roles[i].prefix, len))
+			continue;
+		if (roles[i].flag)
+			*roles[i].flag = true;
+		return uuid + len;
+	}
+	return NULL;
+}
+
 static bool parse_uuid(const char *uuid, struct mapping *m)
 {
 	unsigned int sequence;
 	const char *rest;
 	int n = 0;
 
-	m->base = !strncmp(uuid, DM_BASE, strlen(DM_BASE));
-	m->data = !strncmp(uuid, DM_DATA, strlen(DM_DATA));
-	if (m->base)
-		uuid += strlen(DM_BASE);
-	else if (m->data)
-		uuid += strlen(DM_DATA);
-	else if (is_repair(uuid))
-		uuid += strlen(DM_REPAIR);
-	else if (!strncmp(uuid, DM_OURS, strlen(DM_OURS)))
-		uuid += strlen(DM_OURS);
-	else
+	uuid = parse_role(uuid, m);
+	if (!uuid)
 		return false;
 	if (sscanf(uuid, "%7[A-Z0-9]-%n", m->format, &n) != 1 || !n)
 		return false;
@@ -87,6 +107,10 @@ static bool parse_uuid(const char *uuid, struct mapping *m)
 	if (!strcmp(m->format, "host")) {
 		m->kind = MAPPING_HOST;
 		return sscanf(rest, "%16" SCNx64 "-", &m->file.serial) == 1;
+	}
+	if (!strcmp(m->format, "tmpfs")) {
+		m->kind = MAPPING_MEMORY;
+		return m->cow;
 	}
 	if (!strncmp(rest, "FILE-", 5) || !strncmp(rest, "DEVICE-", 7)) {
 		m->kind = *rest == 'F' ? MAPPING_FILE : MAPPING_DEVICE;
@@ -100,6 +124,23 @@ static bool parse_uuid(const char *uuid, struct mapping *m)
 	return true;
 }
 
+static void read_table(const struct dm_device *d, struct mapping *m);
+
+/* The image below an overlay; a device below that is no overlay again. */
+static void read_origin(const char *device, struct mapping *m)
+{
+	struct dm_device below;
+	dev_t dev;
+	char *name = dm_parse_device(device, &dev) ? blk_attr(dev, "dm/name") : NULL;
+
+	if (name && !dm_read(name, &below)) {
+		if (!dm_is_overlay(&below))
+			read_table(&below, m);
+		dm_device_free(&below);
+	}
+	free(name);
+}
+
 /* What the table says: the first device, whether there are more, the snapshot. */
 static void read_table(const struct dm_device *d, struct mapping *m)
 {
@@ -107,9 +148,11 @@ static void read_table(const struct dm_device *d, struct mapping *m)
 
 	if (!dm_plan_of(d, &plan))
 		return;
-	if (!plan.n_devices || !dm_parse_device(plan.devices[0], &m->table_dev))
+	if (plan.origin)
+		read_origin(plan.origin, m);
+	else if (plan.n_devices && !dm_parse_device(plan.devices[0], &m->table_dev))
 		m->table_dev = 0;
-	m->several = plan.n_devices > 1;
+	m->several |= plan.n_devices > 1;
 	if (plan.snapshot)
 		m->snapshot = text_copy(plan.snapshot);
 	plan_free(&plan);
@@ -248,6 +291,8 @@ char *mapping_source(const struct mapping *m)
 
 	if (m->several)
 		return text("%s, …", device);
+	if (m->kind == MAPPING_MEMORY)
+		return text_copy("tmpfs");
 	if (m->kind != MAPPING_NTFS)
 		return text_copy(device);
 	msg_hush(true);
@@ -319,6 +364,15 @@ static bool is_ruin(const struct dm_device *d)
 	return ruin;
 }
 
+static const char *part_text(const struct dm_device *d)
+{
+	if (dm_is_base(d))
+		return "a parent";
+	if (dm_is_origin(d))
+		return "what was below an overlay,";
+	return dm_is_cow(d) ? "the store of an overlay" : "a data file";
+}
+
 static int sweep(void)
 {
 	struct dm_devices all;
@@ -333,8 +387,7 @@ static int sweep(void)
 		if (d->live && is_repair(d->uuid))
 			note("removing %s, which a killed `ntfsmap check --repair` left", d->name);
 		else if (d->live)
-			note("removing %s, %s that no open image uses", d->name,
-			     dm_is_base(d) ? "a parent" : "a data file");
+			note("removing %s, %s that no open image uses", d->name, part_text(d));
 		else
 			note("removing %s, which an interrupted ntfsmap left without a table",
 			     d->name);
@@ -344,6 +397,8 @@ static int sweep(void)
 	dm_devices_free(&all);
 	return !code && removed ? sweep() : code; /* the parent of a parent */
 }
+
+static int lock_fd = -1;
 
 int mapping_lock(void)
 {
@@ -360,8 +415,14 @@ int mapping_lock(void)
 	while (flock(fd, LOCK_EX))
 		if (errno != EINTR)
 			return fail_errno(errno, "cannot take the lock %s", LOCK_FILE);
-	locked = true;
-	return sweep(); /* fd stays open, and with it the lock, until the program ends */
+	lock_fd = fd;
+	return sweep();
+}
+
+void mapping_unlock(void)
+{
+	close(lock_fd);
+	lock_fd = -1;
 }
 
 int mapping_change(int (*change)(void *ctx), void *ctx)

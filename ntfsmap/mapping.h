@@ -10,6 +10,10 @@
  *                                         data files
  *   NTFSMAP-DATA-…                        the same for the data file of an open image
  *   NTFSMAP-REPAIR-…                      the same for an image that is being repaired
+ *   NTFSMAP-ORIGIN-…                      the same for an image below its overlay; the overlay itself
+ *                                         has the UUID that the image would have
+ *   NTFSMAP-COW-…                         the same for the store of an overlay; NTFSMAP-COW-TMPFS-<name>
+ *                                         for one in memory
  *   NTFSMAP-HOST-<volume serial>-<name>   a view of a volume
  *
  * FORMAT is QCOW2S for a snapshot that --static has laid out, as its table cannot say so.
@@ -20,12 +24,14 @@
 #include "dm.h"
 #include "image.h"
 
-enum mapping_kind { MAPPING_NTFS, MAPPING_FILE, MAPPING_DEVICE, MAPPING_HOST };
+enum mapping_kind { MAPPING_NTFS, MAPPING_FILE, MAPPING_DEVICE, MAPPING_HOST, MAPPING_MEMORY };
 
 struct mapping {
 	enum mapping_kind kind;
 	bool base;	     /* the parent of open images */
 	bool data;	     /* the data file of an open image */
+	bool origin;	     /* below its overlay */
+	bool cow;	     /* the store of an overlay */
 	bool frozen;	     /* --static of a snapshot: of which is not known */
 	bool several;	     /* --static of a chain on several devices: device is one of them */
 	char format[8];	     /* in lower case, as vdisk_open() takes it; "host" for a view */
@@ -37,10 +43,11 @@ struct mapping {
 };
 
 /* What a device is made for. */
-enum mapping_role { ROLE_IMAGE, ROLE_BASE, ROLE_DATA, ROLE_REPAIR };
+enum mapping_role { ROLE_IMAGE, ROLE_BASE, ROLE_DATA, ROLE_REPAIR, ROLE_ORIGIN, ROLE_COW };
 
 /* The caller frees. */
 char *mapping_uuid(const struct image *img, const char *name, enum mapping_role role);
+char *mapping_memory_uuid(const char *name); /* of a store in memory */
 char *mapping_host_uuid(const struct volume *vol, const char *name);
 
 /* What an open device maps; false when it is none of ours. */
@@ -69,11 +76,12 @@ char *mapping_source(const struct mapping *m);
 int mapping_read(const char *name, struct dm_device *d, struct mapping *m);
 
 /*
- * Only one ntfsmap changes devices at a time, until the program ends; who has the lock may take it
- * again. Takes away what one that was killed in the middle of it left behind: a device of ours that
- * never got a table, a base that nobody uses, or the device of a repair.
+ * Only one ntfsmap changes devices at a time, until mapping_unlock() or the program's end. Takes away what one that was
+ * killed in the middle of it left behind: a device of ours that never got a table, one that is there
+ * for others and that nobody uses, or the device of a repair.
  */
 int mapping_lock(void);
+void mapping_unlock(void);
 
 /* Run change(ctx) in a process of its own that no signal to this one reaches, so that a device is
  * made as a whole or not at all. */

@@ -7,11 +7,14 @@
 #include "msg.h"
 #include "plan.h"
 
-#define STRIPE_MAX 2048 /* sectors; GRUB looks at the first line only */
+static bool has_one_line(const struct plan *plan)
+{
+	return plan->format || plan->origin || plan->error;
+}
 
 uint64_t plan_sectors(const struct plan *plan)
 {
-	return plan->format ? plan->sectors : plan->lines.sectors;
+	return has_one_line(plan) ? plan->sectors : plan->lines.sectors;
 }
 
 static int find_device(struct plan *plan, const char *device, size_t *index)
@@ -62,6 +65,7 @@ bool plan_same(const struct plan *a, const struct plan *b)
 {
 	return same_text(a->format, b->format) && same_text(a->parent, b->parent) &&
 	       same_text(a->data, b->data) && same_text(a->snapshot, b->snapshot) &&
+	       same_text(a->origin, b->origin) && same_text(a->cow, b->cow) &&
 	       a->sectors == b->sectors && a->file_bytes == b->file_bytes &&
 	       a->lines.n == b->lines.n &&
 	       !memcmp(a->lines.v, b->lines.v, a->lines.n * sizeof(*a->lines.v));
@@ -87,11 +91,7 @@ static uint64_t stripe_sectors(const struct plan *plan)
 
 size_t plan_targets(const struct plan *plan)
 {
-	uint64_t stripe = stripe_sectors(plan);
-
-	if (plan->format)
-		return 1;
-	return plan->lines.n + (stripe && stripe < plan->lines.v[0].count);
+	return has_one_line(plan) ? 1 : plan->lines.n;
 }
 
 static bool gives_file_bytes(const struct plan *plan)
@@ -149,11 +149,33 @@ static char *vdisk_params(const struct plan *plan)
 	return buf;
 }
 
-/* The part of a line that begins skip sectors after its start. */
-static void stock_target(const struct plan *plan, const struct vdisk_extent *line, uint64_t skip,
-			 struct plan_target *t)
+/* Overflow supported: what no longer fits fails, and the rest goes on. Without that the target gives
+ * up the whole store. */
+static char *snapshot_params(const struct plan *plan)
 {
-	*t = (struct plan_target){ .start = line->file + skip, .count = line->count - skip };
+	return text("%s %s PO %d", plan->origin, plan->cow, PLAN_CHUNK);
+}
+
+void plan_target(const struct plan *plan, size_t i, struct plan_target *t)
+{
+	const struct vdisk_extent *line;
+
+	if (plan->format) {
+		*t = (struct plan_target){ 0, plan->sectors, "vdisk", vdisk_params(plan) };
+		return;
+	}
+	if (plan->error) {
+		*t = (struct plan_target){ 0, plan->sectors, "error", text_copy("") };
+		return;
+	}
+	if (plan->origin) {
+		*t = (struct plan_target){ 0, plan->sectors,
+					   plan->merging ? "snapshot-merge" : "snapshot",
+					   snapshot_params(plan) };
+		return;
+	}
+	line = &plan->lines.v[i];
+	*t = (struct plan_target){ .start = line->file, .count = line->count };
 	if (line->device == VDISK_HOLE) {
 		t->type = "zero";
 		t->params = text_copy("");
@@ -227,5 +249,7 @@ void plan_free(struct plan *plan)
 	free(plan->parent);
 	free(plan->data);
 	free(plan->snapshot);
+	free(plan->origin);
+	free(plan->cow);
 	*plan = (struct plan){ 0 };
 }

@@ -1,12 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/*
- * What device-mapper is told about one device: lines of the stock targets `linear` and `zero`, or
- * one line of the target `vdisk`.
- *
- * GRUB takes a device whose table begins with `linear` for a partition of the disk below, and so
- * cannot find what it is asked for inside an image. Where the disk has a partition table, its first
- * sectors are therefore a stripe of one, which maps as `linear` does.
- */
+/* What device-mapper is told about one device: lines of the stock targets `linear` and `zero`, or
+ * one line of the target `vdisk`, `snapshot`, `snapshot-merge` or `error`. */
 #ifndef NTFSMAP_PLAN_H
 #define NTFSMAP_PLAN_H
 
@@ -19,6 +13,7 @@
 
 #define PLAN_DEVICES   (2 * VDISK_CHAIN_MAX + 1)
 #define PLAN_MAX_WORDS 524288 /* device-mapper splits a line into no more arguments */
+#define PLAN_CHUNK     64     /* sectors that the target snapshot copies at once */
 
 struct plan {
 	/*
@@ -39,6 +34,11 @@ struct plan {
 	char *parent;	     /* the parent's device, or NULL */
 	char *data;	     /* the data file's device, or NULL */
 	char *snapshot;	     /* the id of the snapshot that is shown, or NULL */
+	/* of the targets snapshot and snapshot-merge, and error, with sectors, only */
+	char *origin; /* the device below, or NULL */
+	char *cow;    /* the copy-on-write store's device */
+	bool merging; /* snapshot-merge */
+	bool error;   /* all I/O fails */
 };
 
 /* A place: a sector of one of the plan's devices, whose index is in the top 8 bits. */

@@ -374,7 +374,7 @@ static bool reads_as_parent(const struct dm_device *d, const char *self)
 
 static void set_reader(struct users *u, const struct dm_device *d, const char *self)
 {
-	bool parent = dm_is_base(d) || reads_as_parent(d, self);
+	bool parent = dm_is_base(d) || dm_is_origin(d) || reads_as_parent(d, self);
 
 	if (parent && !u->base) { /* it counts for more than others */
 		free(u->reader);
@@ -452,8 +452,8 @@ static void find_mappings(struct search *s, const char *self, const char *except
 			continue;
 		if (d->readonly && !strncmp(d->uuid, DM_OURS "HOST-", strlen(DM_OURS "HOST-")))
 			continue; /* a view of the whole volume, made to live beside us */
-		if (disk_answers(s, d))
-			continue;
+		if (dm_is_overlay(d) && !d->n_waiting)
+			continue; /* the devices below it tell */
 		if (!device_claims(s, d))
 			continue;
 		if (d->readonly)

@@ -6,7 +6,7 @@
 
 #include "bases.h"
 #include "mapping.h"
-#include "parts.h"
+#include "overlay.h"
 #include "verb.h"
 
 json_t *json_text(const char *s)
@@ -161,12 +161,73 @@ static json_t *room_json(const struct dm_device *d, const struct mapping *m, con
 	return known ? json_integer((json_int_t)usage.room) : json_null();
 }
 
-static const char *mode_of(const struct dm_device *d, const struct state *s)
+/* Good where there is none. */
+static struct overlay_usage read_usage(const struct dm_device *d)
+{
+	struct overlay_usage u = { .mode = OVERLAY_GOOD };
+
+	if (dm_is_overlay(d))
+		overlay_usage(d, &u);
+	return u;
+}
+
+static json_t *overlay_room(const struct overlay_usage *u)
+{
+	if (u->mode == OVERLAY_FULL)
+		return json_integer(0);
+	return u->mode == OVERLAY_GOOD ? json_integer((json_int_t)(u->total - u->used) * 512)
+				       : json_null();
+}
+
+/* The SOURCE of the store, for people. */
+static char *store_source(const char *device)
+{
+	struct dm_devices all;
+	const struct dm_device *cow;
+	struct mapping m;
+	char *source = NULL;
+	dev_t dev;
+
+	if (!dm_parse_device(device, &dev) || dm_read_all(&all))
+		return NULL;
+	cow = dm_find(&all, dev);
+	if (cow && mapping_of(cow, &m)) {
+		source = mapping_source(&m);
+		mapping_free(&m);
+	}
+	dm_devices_free(&all);
+	return source;
+}
+
+static json_t *overlay_json(const struct dm_device *d, const struct plan *plan,
+			    const struct overlay_usage *u)
+{
+	static const char *const words[] = { "good", "full", "invalid", "stuck", "unknown" };
+	bool known = u->mode == OVERLAY_GOOD;
+	char *source;
+	json_t *j;
+
+	if (!dm_is_overlay(d))
+		return json_null();
+	source = store_source(plan->cow);
+	j = json_must(json_pack("{s:o, s:s, s:b, s:o, s:o}", "store", json_text(source), "state",
+				words[u->mode], "merging", u->merging, "used",
+				known ? json_integer((json_int_t)u->used * 512) : json_null(),
+				"size",
+				known ? json_integer((json_int_t)u->total * 512) : json_null()));
+	free(source);
+	return j;
+}
+
+static const char *mode_of(const struct dm_device *d, const struct state *s,
+			   const struct overlay_usage *u)
 {
 	if (!d->live)
 		return "half";
-	if (dm_is_fenced(d))
+	if (dm_is_fenced(d) || u->mode == OVERLAY_INVALID)
 		return "fail";
+	if (u->mode == OVERLAY_FULL)
+		return "out_of_space";
 	if (*s->mode && strcmp(s->mode, "-") && (!d->readonly || strcmp(s->mode, "rw")))
 		return s->mode;
 	return d->readonly ? "ro" : "rw";
@@ -207,6 +268,7 @@ static json_t *describe(const struct dm_device *d, const struct dm_devices *all,
 			const struct mapping *m)
 {
 	struct state state = read_state(d);
+	struct overlay_usage u = read_usage(d);
 	char *source = mapping_source(m);
 	char *users = parts_users(d, all);
 	int n_users;
@@ -218,16 +280,19 @@ static json_t *describe(const struct dm_device *d, const struct dm_devices *all,
 		"name", d->name, "source", json_text(source), "kind",
 		m->base			  ? "base"
 		: m->data		  ? "data"
+		: m->origin		  ? "origin"
+		: m->cow		  ? "cow"
 		: m->kind == MAPPING_HOST ? "host"
 					  : "image",
-		"format", m->format, "mode", mode_of(d, &state), "size",
-		(json_int_t)d->sectors * 512, "room", room_json(d, m, &state), "allocated",
+		"format", m->format, "mode", mode_of(d, &state, &u), "size",
+		(json_int_t)d->sectors * 512, "room",
+		dm_is_overlay(d) ? overlay_room(&u) : room_json(d, m, &state), "allocated",
 		number_json(state.allocated, 1), "total", number_json(state.total, 1), "users",
-		n_users, "used_by", json_text(users), "uuid", d->uuid, "extents",
-		(int)(ours ? plan.lines.n : d->n), "table_device", json_text(m->device), "parent",
-		plan.parent, "suspended", d->suspended));
+		d->open_count, "used_by", json_text(users), "uuid", d->uuid, "extents",
+		(int)(ours && !plan.origin ? plan.lines.n : d->n), "table_device",
+		json_text(m->device), "parent", plan.parent, "suspended", d->suspended));
 
-	json_object_set_new(j, "partitions", parts);
+	json_object_set_new(j, "overlay", overlay_json(d, &plan, &u));
 	json_object_set_new(j, "data", json_text(plan.data));
 	json_object_set_new(j, "snapshot", json_text(plan.snapshot));
 	plan_free(&plan);
@@ -268,6 +333,10 @@ static const char *part_text(const char *kind)
 {
 	if (!strcmp(kind, "base"))
 		return "parent, ";
+	if (!strcmp(kind, "origin"))
+		return "below an overlay, ";
+	if (!strcmp(kind, "cow"))
+		return "store of an overlay, ";
 	return strcmp(kind, "data") ? "" : "data file, ";
 }
 
@@ -319,16 +388,16 @@ int verb_list(int argc, char **argv, const struct options *opt)
 	return finish_stdout();
 }
 
-static void print_parts(json_t *parts)
+static void print_overlay(json_t *j)
 {
-	for (size_t i = 0; i < json_array_size(parts); i++) {
-		json_t *p = json_array_get(parts, i);
-
-		printf("part %-4lld /dev/mapper/%s, %s at byte %lld\n",
-		       (long long)json_integer_value(json_object_get(p, "number")), str(p, "name"),
-		       size_text(p, "size"),
-		       (long long)json_integer_value(json_object_get(p, "start")));
-	}
+	if (!json_is_object(j))
+		return;
+	printf("overlay:  %s, %s", str(j, "store"), str(j, "state"));
+	if (json_is_integer(json_object_get(j, "used")))
+		printf(", %s", size_text(j, "used"));
+	if (json_is_integer(json_object_get(j, "size")))
+		printf(" of %s used", size_text(j, "size"));
+	puts(json_is_true(json_object_get(j, "merging")) ? ", being merged" : "");
 }
 
 static void print_status(const struct dm_device *d, const struct mapping *m, json_t *j)
@@ -336,15 +405,18 @@ static void print_status(const struct dm_device *d, const struct mapping *m, jso
 	int users = (int)json_integer_value(json_object_get(j, "users"));
 
 	printf("name:     %s%s\nsource:   %s\nformat:   %s\nmode:     %s%s\n", d->name,
-	       m->base	 ? " (the parent of other images)"
-	       : m->data ? " (the data file of another)"
-			 : "",
+	       m->base	   ? " (the parent of other images)"
+	       : m->data   ? " (the data file of another)"
+	       : m->origin ? " (below an overlay)"
+	       : m->cow	   ? " (the store of an overlay)"
+			   : "",
 	       str(j, "source"), m->format, str(j, "mode"), d->suspended ? " (suspended)" : "");
 	printf("size:     %llu (%s)\nroom:     %s\nextents:  %lld\n",
 	       (unsigned long long)d->sectors * 512, human_size(d->sectors * 512),
 	       size_text(j, "room"), (long long)json_integer_value(json_object_get(j, "extents")));
 	printf("device:   %u:%u on %u:%u\n", major(d->dev), minor(d->dev), major(m->table_dev),
 	       minor(m->table_dev));
+	print_overlay(json_object_get(j, "overlay"));
 	if (json_is_string(json_object_get(j, "parent")))
 		printf("parent:   %s\n", str(j, "parent"));
 	if (json_is_string(json_object_get(j, "data")))

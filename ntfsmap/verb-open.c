@@ -11,12 +11,13 @@
 #include "layout.h"
 #include "loop.h"
 #include "mapping.h"
-#include "parts.h"
+#include "overlay.h"
 #include "verb.h"
 
 struct creation {
 	const char *name;
-	struct image *img; /* or a view: */
+	struct overlay *overlay; /* or NULL */
+	struct image *img;	 /* or a view: */
 	const char *uuid;
 	const struct plan *plan;
 	bool partitions;
@@ -42,8 +43,10 @@ static int create(void *ctx)
 {
 	const struct creation *c = ctx;
 
+	if (c->overlay)
+		return overlay_create(c->overlay, c->img, c->name);
 	if (c->img)
-		return create_image(c);
+		return bases_create(c->img, c->name, ROLE_IMAGE);
 	return dm_create(c->name, c->uuid, c->plan, true, NULL);
 }
 
@@ -142,29 +145,45 @@ static void note_data(const struct image *img)
 			note("%s: the data are in %s", img->name, img->data->name);
 }
 
-static int open_image(struct image *img, const struct options *opt, const char *name)
+/* All is known: say it, and make the devices. */
+static int finish_open(struct image *img, const struct options *opt, struct creation *c)
 {
-	bool readonly = opt->req.readonly;
-	struct creation c = { .name = name, .img = img, .partitions = opt->partitions };
-	struct request req = opt->req;
-	int code;
+	int code = DONE;
 
-	req.hold = !opt->test;
-	code = prepare(img, &req);
-	if (!code && !opt->test)
-		code = attach_loops(img, readonly);
-	if (!code)
-		code = layout_chain(img, readonly, opt->req.as_static);
-	if (code)
-		return code;
 	note_room(img);
 	note_data(img);
 	if (opt->test)
 		note("%s could be opened", img->name);
 	else
-		code = mapping_change(create, &c);
+		code = mapping_change(create, c);
 	if (!code && !opt->test)
-		printf("/dev/mapper/%s\n", name);
+		printf("/dev/mapper/%s\n", c->name);
+	return code;
+}
+
+static int open_image(struct image *img, const struct options *opt, const char *name)
+{
+	bool readonly = opt->req.readonly || opt->overlay;
+	struct overlay overlay = overlay_none;
+	struct creation c = { .name = name, .img = img };
+	struct request req = opt->req;
+	int code;
+
+	req.hold = !opt->test;
+	req.readonly = readonly;
+	req.base |= opt->overlay != NULL; /* nobody may change it below the overlay */
+	code = prepare(img, &req);
+	if (!code && !opt->test)
+		code = attach_loops(img, readonly);
+	if (!code)
+		code = layout_chain(img, readonly, opt->req.as_static);
+	if (!code && opt->overlay) {
+		c.overlay = &overlay;
+		code = overlay_open(&overlay, opt->overlay, img, opt);
+	}
+	if (!code)
+		code = finish_open(img, opt, &c);
+	overlay_close(&overlay);
 	return code;
 }
 
@@ -320,6 +339,10 @@ int verb_reload(int argc, char **argv, const struct options *opt)
 		code = mapping_read(argv[0], &d, &m);
 	if (code)
 		return code;
+	if (dm_is_overlay(&d) || m.origin || m.cow)
+		code = fail(REFUSED,
+			    "%s has an overlay or belongs to one: close it and open it again",
+			    d.name);
 	if (m.kind == MAPPING_HOST)
 		code = fail(REFUSED, "%s is a view of a volume: there is nothing to reload",
 			    d.name);

@@ -6,6 +6,7 @@
 #include "chain.h"
 #include "layout.h"
 #include "mapping.h"
+#include "overlay.h"
 #include "verb.h"
 
 /* The first sector at which two tables differ; false when they do not. */
@@ -56,6 +57,17 @@ static int compare_lines(const struct dm_device *d, const struct image *img,
 			 : "what is written goes where the file no longer is, close it at once");
 }
 
+/* The table of an overlay's store begins behind the label. */
+static int cut_label(struct image *store)
+{
+	struct plan rest;
+	int code = overlay_rest(&store->plan, &rest);
+
+	plan_free(&store->plan);
+	store->plan = rest;
+	return code;
+}
+
 static int compare(const struct dm_device *d, struct image *img)
 {
 	struct plan live;
@@ -65,6 +77,8 @@ static int compare(const struct dm_device *d, struct image *img)
 		return fail(DAMAGED, "%s: the live table has targets that ntfsmap does not make",
 			    d->name);
 	code = layout_plan(img, d->readonly, !live.format && layout_needs_vdisk(img));
+	if (!code && dm_is_cow(d))
+		code = cut_label(img);
 	if (!code)
 		code = compare_lines(d, img, &live);
 	if (!code && live.format &&
@@ -220,12 +234,45 @@ static int verify_view(const struct dm_device *d, const struct mapping *m)
 }
 
 static int verify_mapping(const struct dm_device *d, const struct mapping *m,
+			  const struct request *asked);
+
+/* What is right with the image below it and with its store is right with an overlay. */
+static int verify_overlay(const struct dm_device *d, const struct request *asked)
+{
+	struct dm_parts parts = dm_parts_of(d);
+	const dev_t devs[] = { parts.parent, parts.data };
+	struct dm_devices all;
+	struct mapping m;
+	int code = dm_read_all(&all);
+
+	for (size_t i = 0; i < ARRAY_SIZE(devs) && !code; i++) {
+		const struct dm_device *part = dm_find(&all, devs[i]);
+
+		if (!part || !mapping_of(part, &m) || dm_is_overlay(part)) {
+			code = fail(DAMAGED, "%s: a device below it is none of ours", d->name);
+		} else {
+			code = verify_mapping(part, &m, asked);
+			mapping_free(&m);
+		}
+	}
+	dm_devices_free(&all);
+	return code;
+}
+
+static int verify_mapping(const struct dm_device *d, const struct mapping *m,
 			  const struct request *asked)
 {
 	int code;
 
 	msg_hush(true); /* the caller says it, with the name in front */
-	code = m->kind == MAPPING_HOST ? verify_view(d, m) : verify_image(d, m, asked);
+	if (m->kind == MAPPING_HOST)
+		code = verify_view(d, m);
+	else if (m->kind == MAPPING_MEMORY)
+		code = DONE;
+	else if (dm_is_overlay(d))
+		code = verify_overlay(d, asked);
+	else
+		code = verify_image(d, m, asked);
 	msg_hush(false);
 	return code;
 }
