@@ -8,19 +8,16 @@ _ntfsmap_options() {
 	local all='--quiet --debug --help --version'
 	case $1 in
 	table) echo "--readonly --format --allow --concise --parent --data --snapshot --static --quick $all" ;;
-	open) echo "--readonly --format --allow --parent --data --snapshot --static --partitions --test --quick $all" ;;
+	open) echo "--readonly --format --allow --parent --data --snapshot --overlay --static --test --quick $all" ;;
 	close) echo "--deferred $all" ;;
-	reload) echo "--allow --quick $all" ;;
+	merge | reload) echo "--allow --quick $all" ;;
 	list | log | status) echo "--json $all" ;;
 	verify) echo "--allow --json $all" ;;
 	info | map) echo "--format --json --parent --data --snapshot $all" ;;
 	cat) echo "--format --parent --data --snapshot $all" ;;
 	check) echo "--readonly --format --allow --json --parent --data --snapshot --repair --repair=leaks --quick $all" ;;
-	up) echo "--tab --device --initrd $all" ;;
-	down) echo "--tab --device $all" ;;
-	cmdline) echo "--tab $all" ;;
-	host | reserve) echo "$all" ;;
-	*) echo "--readonly --format --allow --concise --parent --data --snapshot --static --repair --test --deferred --quick --tab --device --initrd --json $all" ;;
+	host | reserve | revert) echo "$all" ;;
+	*) echo "--readonly --format --allow --concise --parent --data --snapshot --overlay --static --repair --test --deferred --quick --json $all" ;;
 	esac
 }
 
@@ -82,9 +79,7 @@ _ntfsmap_source() {
 _ntfsmap_argument() {
 	case $1.$2$4 in
 	open.1 | info.1 | map.1 | cat.1 | check.1 | log.1 | table.1 | table.2concise) _ntfsmap_source "$3" ;;
-	status.1 | reload.1 | verify.1 | close.*) _ntfsmap_choose "$3" "$(_ntfsmap_names)" ;;
-	up.* | down.*) _ntfsmap_choose "$3" "$(_ntfsmap_entries "$5")" ;;
-	cmdline.1) _ntfsmap_choose "$3" "$(_ntfsmap_entries "$5" && _ntfsmap_names)" ;;
+	status.1 | merge.1 | revert.1 | reload.1 | verify.1 | close.*) _ntfsmap_choose "$3" "$(_ntfsmap_names)" ;;
 	reserve.1) # only files on mounted file systems
 		mapfile -t COMPREPLY < <(compgen -f -- "$3")
 		compopt -o filenames 2>/dev/null
@@ -118,7 +113,7 @@ _ntfsmap_cut() {
 }
 
 _ntfsmap() {
-	local verbs='table open close reload list status info map cat check log reserve verify host up down cmdline'
+	local verbs='table open close merge revert reload list status info map cat check log reserve verify host'
 	local formats=$'raw\nvhd\nqcow\nqcow2' allowed=$'hiberfile\ncloud\noffline\nreadonly-file\nvalid-data-length\npending-log'
 	local words=() word cur before='' verb='' concise='' tab='' count=0 i
 	COMPREPLY=()
@@ -128,7 +123,7 @@ _ntfsmap() {
 		word=${words[i]}
 		[ "$before" != --tab ] || tab=$word
 		case $before/$word in
-		-f/* | --format/* | --allow/* | --parent/* | --data/* | --snapshot/* | --tab/* | --device/*) word='' ;; # the word of that option
+		-f/* | --format/* | --allow/* | --parent/* | --data/* | --snapshot/* | --overlay/*) word='' ;; # the word of that option
 		*/--concise) concise=concise ;;
 		*/-*) ;;
 		*)
@@ -147,7 +142,7 @@ _ntfsmap() {
 	*/--allow=*) _ntfsmap_choose "$cur" "--allow=${allowed//$'\n'/$'\n'--allow=}" ;;
 	-f/* | --format/*) _ntfsmap_choose "$cur" "$formats" ;;
 	--allow/*) _ntfsmap_choose "$cur" "$allowed" ;;
-	--parent/* | --data/*) _ntfsmap_source "$cur" ;;
+	--parent/* | --data/* | --overlay/*) _ntfsmap_source "$cur" ;;
 	--snapshot/*) ;; # only root could read which there are
 	--device/*) _ntfsmap_choose "$cur" "$(_ntfsmap_volumes PATH)" ;;
 	--tab/*)

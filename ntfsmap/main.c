@@ -68,6 +68,8 @@ const struct verb verbs[] = {
 	{ "open", verb_open, 2, 2, "SOURCE NAME", "make the block device /dev/mapper/NAME",
 	  "rfatpDsnQo" },
 	{ "close", verb_close, 1, -1, "NAME...", "remove devices made by open", "d" },
+	{ "merge", verb_merge, 1, 1, "NAME", "write what an overlay holds into its image", "aQ" },
+	{ "revert", verb_revert, 1, 1, "NAME", "drop what an overlay holds", "" },
 	{ "reload", verb_reload, 1, 1, "NAME", "follow a file that Windows extended or moved",
 	  "aQ" },
 	{ "list", verb_list, 0, 0, "", "show what is open", "j" },
