@@ -149,7 +149,7 @@ static char *vdisk_params(const struct plan *plan)
 	return buf;
 }
 
-/* Overflow supported: what no longer fits fails, and the rest goes on. Without that the target gives
+/* Overflow supported: when the store is full, writes fail and all can be read. Else the target gives
  * up the whole store. */
 static char *snapshot_params(const struct plan *plan)
 {
