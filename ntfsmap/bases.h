@@ -14,8 +14,8 @@ char *data_name(const char *owner);
 /*
  * Make the devices of a chain that layout_chain() has laid out: data files and parents first. A
  * parent that is open already as the parent of another image is shared, and its data file too.
- * Where the name of one of these is taken, it gets the next one that is free. All or nothing. role is
- * that of the image itself.
+ * Where the name of one of these is taken, it gets the next one that is free. All or nothing. role
+ * is that of the image itself.
  */
 int bases_create(struct image *img, const char *name, enum mapping_role role);
 

@@ -79,7 +79,7 @@ bool dm_is_vdisk(const struct dm_device *d);
 bool dm_is_overlay(const struct dm_device *d);
 /* Does its table fail all I/O, as `dmsetup wipe_table` leaves it? */
 bool dm_is_fenced(const struct dm_device *d);
-/* The devices that the table names beside that of the file, 0: none. Of an overlay the image below it
+/* The devices that the table names beside that of the file, 0: none. Of an overlay the image below
  * is the parent, and its store the data file. */
 struct dm_parts {
 	dev_t parent, data;

@@ -10,10 +10,10 @@
  *                                         data files
  *   NTFSMAP-DATA-…                        the same for the data file of an open image
  *   NTFSMAP-REPAIR-…                      the same for an image that is being repaired
- *   NTFSMAP-ORIGIN-…                      the same for an image below its overlay; the overlay itself
+ *   NTFSMAP-ORIGIN-…                      the same for an image below its overlay; the overlay
  *                                         has the UUID that the image would have
- *   NTFSMAP-COW-…                         the same for the store of an overlay; NTFSMAP-COW-TMPFS-<name>
- *                                         for one in memory
+ *   NTFSMAP-COW-…                         the same for the store of an overlay
+ *   NTFSMAP-COW-TMPFS-<name>              one in memory
  *   NTFSMAP-HOST-<volume serial>-<name>   a view of a volume
  *
  * FORMAT is QCOW2S for a snapshot that --static has laid out, as its table cannot say so.
@@ -76,9 +76,9 @@ char *mapping_source(const struct mapping *m);
 int mapping_read(const char *name, struct dm_device *d, struct mapping *m);
 
 /*
- * Only one ntfsmap changes devices at a time, until mapping_unlock() or the program's end. Takes away what one that was
- * killed in the middle of it left behind: a device of ours that never got a table, one that is there
- * for others and that nobody uses, or the device of a repair.
+ * Only one ntfsmap changes devices at a time, until mapping_unlock() or the program's end. Takes
+ * away what one that was killed in the middle of it left behind: a device of ours that never got a
+ * table, one that is there for others and that nobody uses, or the device of a repair.
  */
 int mapping_lock(void);
 void mapping_unlock(void);

@@ -149,8 +149,8 @@ static char *vdisk_params(const struct plan *plan)
 	return buf;
 }
 
-/* Overflow supported: when the store is full, writes fail and all can be read. Else the target gives
- * up the whole store. */
+/* Overflow supported: when the store is full, writes fail and all can be read. Else the target
+ * gives up the whole store. */
 static char *snapshot_params(const struct plan *plan)
 {
 	return text("%s %s PO %d", plan->origin, plan->cow, PLAN_CHUNK);

@@ -191,8 +191,8 @@ static int check_origin(const struct image *store, const struct image *origin,
 int store_look(const struct image *store, const struct image *origin, enum store_state *state)
 {
 	const char *format = vdisk_info(store->vd)->format;
+	bool empty = false;
 	struct label l;
-	bool empty;
 	int code;
 
 	*state = STORE_EMPTY;
@@ -241,9 +241,9 @@ static void *new_block(size_t size)
 {
 	void *block = aligned_alloc(BLOCK, size);
 
-	if (!block)
-		out_of_memory();
-	return memset(block, 0, size);
+	if (block)
+		return memset(block, 0, size);
+	out_of_memory();
 }
 
 static int write_at(const char *node, uint64_t at, const void *block, size_t size)

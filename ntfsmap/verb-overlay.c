@@ -2,10 +2,11 @@
 /*
  * merge and revert: what becomes of what an overlay holds.
  *
- * A merge is done by the kernel, chunk by chunk: the chunk is written to the image and flushed, then
- * its entry in the store is cleared. At any moment image and store together show the same disk, so
- * after a crash the overlay opens as before, and another merge goes on. But the image alone is
- * neither the old nor the new disk meanwhile: the label of the store says so, and revert refuses.
+ * A merge is done by the kernel, chunk by chunk: the chunk is written to the image and flushed,
+ * then its entry in the store is cleared. At any moment image and store together show the same
+ * disk, so after a crash the overlay opens as before, and another merge goes on. But the image
+ * alone is neither the old nor the new disk meanwhile: the label of the store says so, and revert
+ * refuses.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,8 @@
 #include "overlay.h"
 #include "progress.h"
 
-#define PAUSE 100000 /* microseconds between two looks at a merge */
+#define PAUSE 100000 /* microseconds between two looks */
+#define TRIES 50
 
 /* An open overlay, and what it becomes. */
 struct change {
@@ -54,19 +56,33 @@ static bool in_memory(const struct change *c)
 	return c->store_mapping.kind == MAPPING_MEMORY;
 }
 
-/* Nobody may be there while its contents change, or while it has no table for a moment. */
-static int refuse_used(const struct dm_device *d)
+/* udev looks into a device for a moment after it was written to. */
+static void wait_for_udev(struct dm_device *d)
 {
-	char *users;
-	int code;
+	struct dm_device now;
 
-	if (d->open_count <= 0)
-		return DONE;
-	users = dm_users(d);
-	code = fail(BUSY,
-		    "%s is in use%s%s: end that first (partitions of it count: close it, and "
-		    "open it without them)",
-		    d->name, users ? ": " : "", users ? users : "");
+	for (int i = 0; i < TRIES && d->open_count > 0; i++) {
+		usleep(PAUSE);
+		if (dm_read(d->name, &now))
+			return;
+		d->open_count = now.open_count;
+		dm_device_free(&now);
+	}
+}
+
+/* Nobody may be there while its contents change, or while it has no table for a moment. */
+static int refuse_used(struct dm_device *d)
+{
+	char *users = d->open_count > 0 ? dm_users(d) : NULL;
+	int code = DONE;
+
+	if (!users)
+		wait_for_udev(d);
+	if (d->open_count > 0)
+		code = fail(BUSY,
+			    "%s is in use%s%s: end that first (partitions of it count: close it, "
+			    "and open it without them)",
+			    d->name, users ? ": " : "", users ? users : "");
 	free(users);
 	return code;
 }
@@ -145,7 +161,7 @@ static int change_open(const char *name, struct change *c)
 
 /* ---- the change ---- */
 
-/* The label is outside of the store's table: for a moment, nobody uses that and all of it is there. */
+/* The label is outside of the store's table: for a moment nobody uses that, and it has all. */
 static int rewrite_store(const struct change *c)
 {
 	char *node = text("/dev/mapper/%s", c->cow->name);
