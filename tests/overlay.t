@@ -16,7 +16,7 @@ disk=/dev/vda:/disk.raw store=/dev/vda:/store.raw
 
 # put FILE SECTOR: onto the overlay d and onto the model of what it shows.
 put() {
-	dd if="$1" of=/dev/mapper/d bs=512 seek="$2" oflag=direct conv=notrunc status=none
+	dd if="$1" of=/dev/mapper/d bs=512 seek="$2" oflag=direct conv=notrunc,nocreat status=none
 	dd if="$1" of="$d/model.raw" bs=512 seek="$2" conv=notrunc status=none
 }
 
@@ -252,12 +252,12 @@ memory() {
 	is "$(sha256sum </dev/vda)" "$before" 'and not a byte of the volume has changed'
 }
 
-# kills WHAT COMMAND...: all processes of the command are killed at the n-th ioctl, for every fourth n. Whatever is
+# kills WHAT COMMAND...: all processes of the command are killed at the n-th ioctl, for every seventh n. Whatever is
 # left can be closed and opened again, and shows the model.
 kills() {
 	local what=$1 n status=137 bad='' runs=0
 	shift
-	for n in $(seq 1 4 400); do
+	for n in $(seq 1 7 400); do
 		strace -qq -f -o /dev/null -e trace=ioctl -e inject=ioctl:signal=KILL:when="$n" "$@" >/dev/null 2>&1
 		status=$?
 		udevadm settle
@@ -269,7 +269,7 @@ kills() {
 		[ "$status" != 0 ] || break
 		[ "$what" != open ] || ntfsmap close -q d
 	done
-	is "$bad" '' "$what killed at every fourth of its ioctls (the last is $runs): nothing is lost"
+	is "$bad" '' "$what killed at every seventh of its ioctls (the last is $runs): nothing is lost"
 	ok "  it was killed at several" test "$runs" -gt 12
 	is "$status" 0 '  until a run got through'
 }
@@ -317,20 +317,24 @@ after_cut() {
 	ntfsmap close d
 }
 
-# Alternating chunks on a disk whose writes are slow: the merge takes one chunk at a time.
+# merging_below SECTORS: d is being merged, and has less than that left.
+merging_below() {
+	[[ $(dmsetup status d) =~ snapshot-merge\ ([0-9]+)/ ]] && [ "${BASH_REMATCH[1]}" -lt "$1" ]
+}
+
+# Alternating chunks on a disk that needs 0.4 s for a write: the merge takes minutes, a chunk at a time.
 merge_until_cut() {
 	local i before
 	modprobe dm-snapshot
 	modprobe dm-delay
-	dmsetup create slow --table "0 $(blockdev --getsz /dev/vda) delay /dev/vda 0 0 /dev/vda 0 30"
 	ntfsmap open -q --overlay "$store" "$disk" d >/dev/null
 	for i in $(seq 1 60); do put "$d/small" $((i * 128)); done
 	ntfsmap close d
+	dmsetup create slow --table "0 $(blockdev --getsz /dev/vda) delay /dev/vda 0 0 /dev/vda 0 400"
 	ntfsmap open -q --overlay /dev/mapper/slow:/store.raw /dev/mapper/slow:/disk.raw d >/dev/null || return
 	before=$(dmsetup status d | awk -F'[ /]' '{ print $4 }')
 	ntfsmap -q merge d &
-	while [ "$(dmsetup table d | awk '{ print $3 }')" != snapshot-merge ] ||
-		[ "$(dmsetup status d | awk -F'[ /]' '{ print $4 }')" -ge $((before - 640)) ]; do :; done
+	while ! merging_below $((before - 128)); do sleep 0.1; done
 	dmsetup status d >"$d/cut"
 	power_cut
 }
