@@ -5,50 +5,18 @@
 . "$(dirname "$0")/lib/tap.sh"
 # shellcheck source=lib/ntfs.sh
 . "$top/tests/lib/ntfs.sh"
-need mkntfs sfdisk mkfs.ext4 dmsetup udevadm perl logger setsid
-
-# --- here: a disk with one partition, and the files as they are installed ---
-make_disk() {
-	volume 48M -p 2048
-	truncate -s 8M "$T/ext4"
-	mkfs.ext4 -q -U 11111111-2222-3333-4444-555555555555 "$T/ext4"
-	f file /disk.raw 8M runs=5 fill=zero
-	f file /later.raw 1M
-	truncate -s 56M "$T/disk"
-	echo 'start=2048, size=98304, type=7' | sfdisk -q --label dos "$T/disk"
-	dd if="$img" of="$T/disk" bs=1M seek=1 conv=notrunc status=none
-	make -s -C "$top" install-units DESTDIR="$T/root" UDEVDIR=/mnt/share/udev BOOTDIR=/mnt/share/libexec \
-		BINDIR="$top/build/bin" >/dev/null || bail "make install-units failed"
-	cp "$T/ext4" "$T/root/mnt/share/"
-}
+# shellcheck source=lib/plug.sh
+. "$top/tests/lib/plug.sh"
+need perl logger
 
 if ! in_machine; then
-	make_disk
+	make_plug
 	guest_tests -d "$T/disk" -s "$T/root/mnt/share" -t 300
 	done_testing
 	exit
 fi
 
 # --- in the machine ---
-disk=/sys/class/block/vda
-driver=/sys/bus/virtio/drivers/virtio_blk
-virtio=$(basename "$(realpath "$disk/device")")
-
-unplug() {
-	echo "$virtio" >"$driver/unbind"
-	udevadm settle
-}
-
-plug() {
-	echo "$virtio" >"$driver/bind"
-	udevadm settle
-}
-
-# until_so COMMAND...: the machine's time limit ends it
-until_so() {
-	until "$@" >/dev/null 2>&1; do sleep 0.1; done
-}
-
 is_open() {
 	[ -e "/sys/class/block/$(basename "$(realpath "/dev/mapper/$1")")/dm" ]
 }
@@ -59,11 +27,6 @@ is_closed() {
 
 helper_ends() {
 	! grep -qsz udev-helper /proc/[0-9]*/cmdline
-}
-
-# property DEVICE NAME
-property() {
-	udevadm info --query=property --name="$1" | sed -n "s/^$2=//p"
 }
 
 # What udev would run for an event of the partition.
@@ -77,19 +40,12 @@ claimed() {
 }
 
 set_up() {
-	mkdir -p /run/udev/rules.d /run/etc/upper /run/etc/work
-	cp /mnt/share/udev/rules.d/* /run/udev/rules.d/
-	mount -t overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work etc /etc || bail "no /etc to write"
-	udevadm control --reload
+	set_up_plug
 	perl -MIO::Socket::UNIX -e '
 		my $s = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Local => "/dev/log") or die "no /dev/log";
 		open(my $log, ">", "/run/log.txt"); $log->autoflush;
 		while (defined $s->recv(my $line, 8192)) { print $log "$line\n"; }' &
 	until_so test -e /dev/log
-	serial=$(property /dev/vda1 ID_FS_UUID)
-	# Its contents, through the device.
-	ntfsmap open -q /dev/vda1:/disk.raw fill >/dev/null && dd if=/mnt/share/ext4 of=/dev/mapper/fill bs=1M status=none
-	ntfsmap close fill
 }
 
 nothing_named() {
@@ -110,7 +66,7 @@ comes_up() {
 	udevadm settle
 	is "$(ntfsmap list | awk 'NR > 1 { print $1 }')" disk "a volume appears: what is named on it is open, and no more"
 	is "$(realpath /dev/ntfsmap/disk)" "$(realpath /dev/mapper/disk)" "  /dev/ntfsmap/disk is a link to it"
-	is "$(realpath /dev/disk/by-uuid/11111111-2222-3333-4444-555555555555)" "$(realpath /dev/mapper/disk)" \
+	is "$(realpath "/dev/disk/by-uuid/$disk_uuid")" "$(realpath /dev/mapper/disk)" \
 		"  and so is the UUID of what is in it"
 	is "$(property /dev/mapper/disk ID_FS_TYPE)" ext4 "  udev knows what that is"
 	claimed 1 "  the partition is not for desktops"
