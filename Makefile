@@ -273,5 +273,6 @@ help:
 	@echo 'make clean      remove build/'
 	@echo 'INSTALL=no      never call apt; tests that lack a tool are skipped by name'
 
-.PHONY: all tools module modules_install deps demo check bench-owners lint install install-units uninstall uninstall-units clean help
+.PHONY: all tools module modules_install deps demo check bench-owners lint install \
+	install-units uninstall uninstall-units clean help
 .SECONDARY:

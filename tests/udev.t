@@ -149,6 +149,12 @@ hibernation() {
 	ntfsmap open -q /dev/vda1:/later.raw one >/dev/null
 	exits 1 "  one that can be written" "$check"
 	like "$err" 'must not hibernate .*: one\. .* ntfsmap close one; or shut down' "  its name is said, and what to do"
+	dmsetup create over-cow -u NTFSMAP-COW-RAW-1-2-3-0-over --table "0 8 linear /dev/vda1 0"
+	dmsetup create tmp-cow -u NTFSMAP-COW-TMPFS-tmp --table "0 8 linear /dev/vda1 0"
+	exits 1 "  the store of an overlay" "$check"
+	like "$err" ': (one over|over one)\. ' "  stands for it, but not one in memory"
+	dmsetup remove --retry over-cow
+	dmsetup remove --retry tmp-cow
 	ntfsmap close reader plain win one
 	exits 0 "  closed" "$check"
 }

@@ -1,13 +1,14 @@
 #!/bin/bash
-# What the generator of systemd's units makes of ntfsmaptab and fstab, with systemd-escape and systemd-analyze as judges.
+# What the generator of systemd's units makes of ntfsmaptab and fstab, with systemd-escape and systemd-analyze as
+# judges.
 # shellcheck source=lib/tap.sh
 . "$(dirname "$0")/lib/tap.sh"
 need systemd-escape systemd-analyze
 cd "$top" || bail "no $top"
 units=$T/units made=$T/made
 
-make -s install-units PREFIX="$T/usr" BOOTDIR="$T/lib" UDEVDIR="$T/udev" UNITDIR="$units" GENERATORDIR="$T/generators" >/dev/null ||
-	bail "make install-units failed"
+make -s install-units PREFIX="$T/usr" BOOTDIR="$T/lib" UDEVDIR="$T/udev" UNITDIR="$units" \
+	GENERATORDIR="$T/generators" >/dev/null || bail "make install-units failed"
 mkdir -p "$T/usr/sbin" && cp build/bin/ntfsmap "$T/usr/sbin/"
 : >"$T/fstab"
 

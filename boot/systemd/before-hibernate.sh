@@ -14,25 +14,31 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 grep -q ' device-mapper$' /proc/devices || exit 0
 
 if ! all=$(dmsetup info -c --noheadings --separator ' ' -o name,attr,uuid 2>&1); then
-	echo "<3>ntfsmap: Linux must not hibernate while images on NTFS volumes are open, and what is open cannot be seen, as" \
-		"dmsetup failed: $all" >&2
+	echo "<3>ntfsmap: Linux must not hibernate while images on NTFS volumes are open, and what is open cannot be" \
+		"seen, as dmsetup failed: $all" >&2
 	exit 1
 fi
 
 # A UUID is NTFSMAP-[KIND-]FORMAT-PLACE-...-NAME; what does not lie on NTFS has FILE or DEVICE for a place. The fourth
-# letter of the attributes is "w" or "r".
+# letter of the attributes is "w" or "r". What stands behind an image is closed with it, by its name.
 open=
 while read -r name attributes uuid; do
 	case $attributes/$uuid in
+	*w/NTFSMAP-COW-TMPFS-*) continue ;;
 	*w/NTFSMAP-*) ;;
 	*) continue ;;
 	esac
 	place=${uuid#NTFSMAP-}
 	case $place in
-	BASE-* | DATA-* | REPAIR-* | ORIGIN-* | COW-*) place=${place#*-} ;;
+	BASE-* | REPAIR-* | ORIGIN-*) place=${place#*-} ;;
+	DATA-*) place=${place#*-} name=${name%-data} ;;
+	COW-*) place=${place#*-} name=${name%-cow} ;;
 	esac
 	case ${place#*-} in
-	FILE-* | DEVICE-*) ;;
+	FILE-* | DEVICE-*) continue ;;
+	esac
+	case " $open " in
+	*" $name "*) ;;
 	*) open="$open $name" ;;
 	esac
 done <<END
@@ -40,6 +46,7 @@ $all
 END
 
 [ -n "$open" ] || exit 0
-echo "<3>ntfsmap: Linux must not hibernate while images on NTFS volumes are open that can be written (Windows may move" \
-	"them meanwhile):$open. End what uses them, then ntfsmap close$open; or shut down. ntfsmap-generator(8) says more" >&2
+echo "<3>ntfsmap: Linux must not hibernate while images on NTFS volumes are open that can be written (Windows may" \
+	"move them meanwhile):$open. End what uses them, then ntfsmap close$open; or shut down." \
+	"ntfsmap-generator(8) says more" >&2
 exit 1
