@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Called by systemd at boot and at daemon-reload, systemd.generator(7): /etc/ntfsmaptab in the words
- * of units. For each entry, in the folder that systemd names:
+ * Called by systemd at boot and at daemon-reload, systemd.generator(7): /etc/ntfsmaptab in the
+ * words of units. For each entry, in the folder that systemd names:
  *
  *   ntfsmap@NAME.service.d/            what its unit waits for, what waits for it, when it ends
  *   dev-mapper-NAME.device.{requires,d}/   whoever wants the device gets the unit started; so too

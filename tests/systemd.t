@@ -151,6 +151,7 @@ root_has_no_end() {
 }
 
 set_up_plug
+echo on >/proc/sys/kernel/printk_devkmsg # or the kernel drops what comes in bursts
 number=$(printf '%d:%d' "0x$(stat -c %t /dev/vda1)" "0x$(stat -c %T /dev/vda1)")
 make_units
 boots

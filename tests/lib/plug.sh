@@ -15,7 +15,7 @@ make_plug() {
 	echo 'start=2048, size=98304, type=7' | sfdisk -q --label dos "$T/disk"
 	dd if="$img" of="$T/disk" bs=1M seek=1 conv=notrunc status=none
 	make -s -C "$top" install-units DESTDIR="$T/root" UDEVDIR=/mnt/share/udev BOOTDIR=/mnt/share/libexec \
-		UNITDIR=/mnt/share/units GENERATORDIR=/mnt/share/generators BINDIR="$top/build/bin" >/dev/null ||
+		UNITDIR=/mnt/share/units GENERATORDIR=/mnt/share/generators BINDIR=/run/plug-bin >/dev/null ||
 		bail "make install-units failed"
 	truncate -s 8M "$T/root/mnt/share/ext4"
 	mkfs.ext4 -q -U "$disk_uuid" "$T/root/mnt/share/ext4"
@@ -35,7 +35,8 @@ property() {
 set_up_plug() {
 	driver=/sys/bus/virtio/drivers/virtio_blk
 	virtio=$(basename "$(realpath /sys/class/block/vda/device)")
-	mkdir -p /run/udev/rules.d /run/etc/upper /run/etc/work
+	mkdir -p /run/udev/rules.d /run/etc/upper /run/etc/work /run/plug-bin
+	cp "$top/build/bin/ntfsmap" /run/plug-bin/
 	cp /mnt/share/udev/rules.d/* /run/udev/rules.d/
 	mount -t overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work etc /etc || bail "no /etc to write"
 	rm -f /etc/ntfsmaptab
