@@ -11,7 +11,7 @@ need perl logger
 
 if ! in_machine; then
 	make_plug
-	guest_tests -d "$T/disk" -s "$T/root/mnt/share" -t 300
+	guest_tests -d "$T/disk" -s "$T/root/mnt/share" -t 580
 	done_testing
 	exit
 fi
