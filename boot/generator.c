@@ -32,7 +32,8 @@
 #define IN_INITRAMFS	"/etc/initrd-release"
 #define TEMPLATE	UNITDIR "/ntfsmap@.service"
 #define TARGET		UNITDIR "/ntfsmap.target"
-#define DEFAULT_TIMEOUT 90 /* seconds: systemd's own for a device */
+#define DEFAULT_TIMEOUT 90  /* seconds: systemd's own for a device */
+#define OPENING_TIME	300 /* and more until an image is open: the whole MFT is read */
 
 /* What of a line of fstab matters here. */
 struct fs_line {
@@ -181,18 +182,25 @@ static bool is_device_of(const char *spec, const struct tab_entry *e)
 }
 
 /*
- * A device that the entry makes: wanting it starts the unit, and only when that is through the time
- * for it begins to run. f gets the unit's own side: blockdev@.target is what a mount waits for, and
- * what waits for the mount to end; see systemd.special(7).
+ * A device that the entry makes: wanting it starts the unit. It is waited for longer than the
+ * volume, and not for ever: a partition may not be there. (It has no After= on the unit: at
+ * shutdown it would be waited for to vanish before the unit ends, which is what makes it vanish.)
+ * f gets the unit's own side: blockdev@.target is what a mount waits for, and what waits for the
+ * mount to end; see systemd.special(7).
  */
 static void add_device(const struct output *out, const struct tab_entry *e, const char *spec,
 		       FILE *f)
 {
 	char *stem = unit_escape_path(spec), *device = text("%s.device", stem);
 	char *unit = unit_of_entry(e), *name = text("50-%s.conf", unit);
+	int timeout = e->timeout < 0 ? DEFAULT_TIMEOUT : e->timeout;
 
 	add_link(out, device, "requires", unit, TEMPLATE);
-	add_settings(out, device, name, "After=%s\n", unit);
+	if (timeout)
+		add_settings(out, device, name, "JobRunningTimeoutSec=%d\n",
+			     timeout + OPENING_TIME);
+	else
+		add_settings(out, device, name, "JobRunningTimeoutSec=infinity\n");
 	fprintf(f, "Wants=blockdev@%s.target\nBefore=blockdev@%s.target\n", stem, stem);
 	free(stem);
 	free(device);

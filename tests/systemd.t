@@ -132,7 +132,7 @@ shuts_down() {
 	power_off
 	ok "shutdown: it ends when it is unmounted" before 'Unmounted mnt-x.mount' 'Stopping ntfsmap@disk.service'
 	ok "  with no complaint" before 'Stopping ntfsmap@disk.service' 'Stopped ntfsmap@disk.service'
-	unlike "$(dmesg)" '(ntfsmap|mnt-x)[^ ]*: Failed' "  nothing failed"
+	unlike "$(dmesg)" '(ntfsmap|mnt-x|mapper)[^ ]*: (Failed|Job .* failed)' "  nothing failed"
 	unlike "$(dmesg)" 'Stopping ntfsmap-up@' "  the unit of the volume has no end"
 	is "$(dmsetup ls)" "No devices found" "  nothing is left"
 	ntfsmap open -q /dev/vda1:/disk.raw disk >/dev/null

@@ -93,6 +93,8 @@ has c "After=$volume" "  it still waits for the volume"
 has d "Conflicts=umount.target" "the one behind it does end"
 tab 'a /dev/sda3:/a timeout=20' 'b /dev/sda3:/b timeout=5' 'c /dev/sdb3:/c timeout=0' 'd /dev/sdc3:/d'
 like "$(cat "$made/$volume.d/"*)" 'JobRunningTimeoutSec=20$' "timeout=: the longest for a volume"
+like "$(cat "$made/$(device /dev/mapper/a).d/"*)" 'JobRunningTimeoutSec=320$' "  and more for the image"
+like "$(cat "$made/$(device /dev/mapper/c).d/"*)" 'JobRunningTimeoutSec=infinity$' "  for ever where the volume is"
 like "$(cat "$made/$(device /dev/sdb3).d/"*)" 'JobRunningTimeoutSec=infinity$' "  0: for ever"
 tab 'a /dev/sda3:/a parent=/dev/sdb1:/p,overlay=UUID=1234-ABCD' 'b /dev/sda3:/b data=LABEL=x:/p,overlay=tmpfs' \
 	'c /srv/my\040files/100%.raw host=/mnt/deep/win'
@@ -159,7 +161,7 @@ tab 'disk UUID=175383b66ad61018:/d partitions' 'plain /dev/sda3:/p' 'label LABEL
 for spec in /dev/mapper/disk-part2 /dev/ntfsmap/disk-part3; do
 	linked "$(device "$spec")" requires disk "fstab's $spec starts it"
 	has disk "Before=blockdev@$(systemd-escape --path "$spec").target" "  and ends before it does"
-	ok "  its time runs from then" grep -qx 'After=ntfsmap@disk.service' "$made/$(device "$spec").d/"*
+	ok "  it is waited for longer than the volume" grep -qx JobRunningTimeoutSec=390 "$made/$(device "$spec").d/"*
 done
 not_linked "$(device /dev/mapper/disk-partition)" requires disk "what only looks like a partition is none"
 not_linked "$(device /dev/mapper/plain-part1)" requires plain "nor that of an entry without partitions"
