@@ -39,7 +39,7 @@
 struct fs_line {
 	char *spec, *dir;
 	char *node; /* of spec, or NULL */
-	bool noauto;
+	bool noauto, swap;
 };
 
 struct fstab {
@@ -82,6 +82,7 @@ static void read_fstab(const char *file, struct fstab *fstab)
 		line->spec = without_quotes(m->mnt_fsname);
 		line->dir = text_copy(m->mnt_dir);
 		line->node = unit_node_of(line->spec);
+		line->swap = !strcmp(m->mnt_type, "swap");
 		line->noauto = hasmntopt(m, "noauto") != NULL;
 	}
 	endmntent(f);
@@ -208,16 +209,29 @@ static void add_device(const struct output *out, const struct tab_entry *e, cons
 	free(name);
 }
 
+/* The unit ends after what uses it: at an unplug blockdev@.target has no end, and orders nothing. */
+static void add_user(const struct fs_line *line, FILE *f)
+{
+	char *stem = unit_escape_path(line->swap ? line->spec : line->dir);
+
+	fprintf(f, "Before=%s.%s\n", stem, line->swap ? "swap" : "mount");
+	free(stem);
+}
+
 static void add_devices(const struct output *out, const struct tab_entry *e, FILE *f)
 {
 	char *own = text("/dev/mapper/%s", e->name);
 
 	add_device(out, e, own, f);
 	for (size_t i = 0; i < out->fstab->n; i++) {
-		const char *spec = out->fstab->v[i].spec;
+		const struct fs_line *line = &out->fstab->v[i];
 
-		if (strcmp(spec, own) && is_device_of(spec, e))
-			add_device(out, e, spec, f);
+		if (!is_device_of(line->spec, e))
+			continue;
+		if (strcmp(line->spec, own))
+			add_device(out, e, line->spec, f);
+		if (!e->attach)
+			add_user(line, f);
 	}
 	free(own);
 }

@@ -163,6 +163,9 @@ for spec in /dev/mapper/disk-part2 /dev/ntfsmap/disk-part3; do
 	has disk "Before=blockdev@$(systemd-escape --path "$spec").target" "  and ends before it does"
 	ok "  it is waited for longer than the volume" grep -qx JobRunningTimeoutSec=390 "$made/$(device "$spec").d/"*
 done
+has disk "Before=$(systemd-escape --path --suffix=mount /data)" "  it ends after the mount"
+has disk "Before=$(systemd-escape --path --suffix=swap /dev/ntfsmap/disk-part3)" "  and after the swap"
+has_not disk '^Before=(q|r|mnt-).*mount' "  no other mount is ordered"
 not_linked "$(device /dev/mapper/disk-partition)" requires disk "what only looks like a partition is none"
 not_linked "$(device /dev/mapper/plain-part1)" requires plain "nor that of an entry without partitions"
 like "$err" 'tab:1: disk lies on UUID=175383B66AD61018, which .*/fstab mounts on /mnt/win' "a volume that fstab mounts"
