@@ -209,7 +209,8 @@ static void add_device(const struct output *out, const struct tab_entry *e, cons
 	free(name);
 }
 
-/* The unit ends after what uses it: at an unplug blockdev@.target has no end, and orders nothing. */
+/* The unit ends after what uses it. When a volume is unplugged, blockdev@.target has no end, and
+ * orders nothing. */
 static void add_user(const struct fs_line *line, FILE *f)
 {
 	char *stem = unit_escape_path(line->swap ? line->spec : line->dir);
