@@ -8,7 +8,7 @@
 . "$top/tests/lib/ntfs.sh"
 # shellcheck source=lib/images.sh
 . "$top/tests/lib/images.sh"
-need mkntfs ntfscat ntfscluster dmsetup losetup mkfs.ext4 e2fsck perl qemu-img strace
+need mkntfs ntfscat ntfscluster dmsetup losetup mkfs.ext4 e2fsck sfdisk perl qemu-img strace
 d=/mnt/share
 disk=/dev/vda:/disk.raw store=/dev/vda:/store.raw
 
@@ -355,6 +355,49 @@ after_merge_cut() {
 	ntfsmap close d
 }
 
+# Partitions lie on the overlay, and are nothing that a merge or a revert can change below.
+partitioned() {
+	local open=(--overlay /dev/vda:/partstore.raw --partitions /dev/vda:/parts.raw) number
+	dmsetup create d-part2 --table '0 8 zero'
+	exits 5 'the name of a partition is taken' ntfsmap open -q "${open[@]}" d
+	is "$(devices)" d-part2 '  leaves nothing'
+	dmsetup remove d-part2
+	open_d "${open[@]}"
+	is "$(devices)" 'd d-cow d-origin d-part1 d-part2' '  the partitions are there'
+	number=$(dmsetup info -c --noheadings --separator : -o major,minor d)
+	is "$(dmsetup table d-part1; dmsetup table d-part2)" \
+		"0 16384 linear $number 2048"$'\n'"0 8192 linear $number 20480" '  as sfdisk made them, on the overlay'
+	is "$(field '{partitions}[1]{name}') $(field '{overlay}{state}') $(field '{users}')" 'd-part2 good 0' '  status'
+	ok 'a file system in one' mkfs.ext4 -q /dev/mapper/d-part1
+	mount /dev/mapper/d-part1 /mnt/m
+	cp "$top/LICENSE" /mnt/m/one
+	exits 5 'close while it is mounted' ntfsmap close d
+	like "$err" 'd-part1 is mounted on /mnt/m' '  says where'
+	umount /mnt/m
+	exits 5 'merge with partitions' ntfsmap merge d
+	like "$err" 'close it, and open it without' '  what to do'
+	exits 5 'revert with partitions' ntfsmap revert d
+	exits 2 'reload' ntfsmap reload d
+	exits 0 'verify' ntfsmap verify
+	is "$(wc -l <<<"$out")" 3 '  is about the three'
+	mount /dev/mapper/d-part1 /mnt/m
+	exits 0 'close --deferred while it is mounted' ntfsmap close --deferred d
+	is "$(devices)" 'd d-cow d-origin d-part1' '  leaves what it needs'
+	umount /mnt/m
+	udevadm settle
+	is "$(devices)" '' '  until it is not'
+	open_d --overlay /dev/vda:/partstore.raw /dev/vda:/parts.raw
+	is "$(devices)" 'd d-cow d-origin' '  without --partitions: none'
+	exits 0 'merge' ntfsmap merge d
+	ntfsmap close d
+	ntfsmap open -q --readonly --partitions /dev/vda:/parts.raw e >/dev/null
+	mount -o ro /dev/mapper/e-part1 /mnt/m
+	ok '  the image has it' cmp "$top/LICENSE" /mnt/m/one
+	umount /mnt/m
+	ntfsmap close e
+	is "$(devices)" '' 'nothing is left'
+}
+
 images() {
 	insmod "$TEST_MODULE"
 	for i in dyn.vhd new.qcow2; do
@@ -412,6 +455,10 @@ f file /readonly.raw 2M fill=zero
 f attrs /readonly.raw 21
 f file /sizestore.raw 2M fill=zero
 f file /imgstore.raw 4M runs=5 order=shuffle fill=zero
+f file /partstore.raw 4M runs=3 fill=zero
+truncate -s 16M "$T/parts.raw"
+sfdisk -q "$T/parts.raw" <<<$'start=2048, size=16384\nstart=20480, size=8192'
+f file /parts.raw 16M runs=5 order=shuffle fill=stdin <"$T/parts.raw"
 f sparse /sparse 8M
 qemu-img create -q -f vpc -o subformat=fixed,force_size=on "$T/size.vhd" 1M
 f file /size.vhd "$(stat -c %s "$T/size.vhd")" fill=stdin <"$T/size.vhd"
@@ -427,7 +474,7 @@ cp "$T/share/before.raw" "$T/share/model.raw"
 head -c 2000K /dev/urandom >"$T/share/noise"
 head -c 512 /dev/urandom >"$T/share/small"
 : >"$T/share/told"
-for i in disk fs readonly store tiny sizestore imgstore; do oracle_table "/$i.raw" 99999999; done >"$T/table"
+for i in disk fs readonly store tiny sizestore imgstore parts partstore; do oracle_table "/$i.raw" 99999999; done >"$T/table"
 for i in dyn.vhd new.qcow2; do oracle_table "/$i" 99999999; done >>"$T/table"
 before=$(hash_outside "$T/table" "$img")
 
@@ -444,7 +491,7 @@ steps after_cut
 cut_in merge_until_cut
 steps after_merge_cut
 contents_is model 'and what was merged after the power cut'
-steps mounted files
+steps mounted files partitioned
 ntfscat "$img" /fs.raw >"$T/fs.raw"
 ok 'e2fsck finds nothing in the merged file system' e2fsck -fn "$T/fs.raw"
 if [ -n "$TEST_MODULE" ]; then
