@@ -175,16 +175,6 @@ static int entry_options(const struct tab_entry *e, struct options *opt)
 	return code;
 }
 
-/* What says from where an open device comes: with an overlay, the device below that. */
-static int read_open(const struct tab_entry *e, struct dm_device *d)
-{
-	char *origin = e->overlay ? text("%s-origin", e->name) : NULL;
-	int code = origin ? dm_read(origin, d) : NOT_FOUND;
-
-	free(origin);
-	return code == NOT_FOUND ? dm_read(e->name, d) : code;
-}
-
 static int compare_open(const struct tab_entry *e, const struct dm_device *d)
 {
 	struct mapping m;
@@ -195,6 +185,12 @@ static int compare_open(const struct tab_entry *e, const struct dm_device *d)
 	if (!mapping_of(d, &m))
 		return fail(BUSY, "/dev/mapper/%s exists already, and ntfsmap has not made it",
 			    d->name);
+	/* else somebody writes to the image who was to write to the overlay */
+	if (dm_is_overlay(d) != (e->overlay != NULL)) {
+		mapping_free(&m);
+		return fail(BUSY, "it is open already, but %s an overlay: close it first",
+			    e->overlay ? "without" : "with");
+	}
 	code = image_open(e->source, &img);
 	if (!code) {
 		if (!mapping_is_of(&m, &img)) {
@@ -216,7 +212,7 @@ static int is_open(const struct tab_entry *e, bool *open)
 {
 	struct dm_device d;
 	char *users;
-	int code = read_open(e, &d);
+	int code = dm_read(e->name, &d);
 
 	*open = false;
 	if (code)

@@ -3,7 +3,7 @@
 # host=, and what the kernel command line says.
 . "$(dirname "$0")/lib/tap.sh"
 . "$top/tests/lib/ntfs.sh"
-need mkntfs ntfscat dmsetup ntfs-3g blkid mkfs.ext4
+need mkntfs ntfscat dmsetup ntfs-3g blkid mkfs.ext4 sfdisk losetup
 
 tab=/tmp/tab
 
@@ -104,6 +104,59 @@ failures() {
 	up
 	is "$(blockdev --getro /dev/mapper/short)" 1 "static does, which is read-only"
 	down
+}
+
+partitioned() {
+	entries "blank UUID=$uuid_b:/blank.raw partitions"
+	up
+	is "$status $(devices)" '0 blank' "partitions, where no table is"
+	printf 'start=2048, size=4096\n' | sfdisk -q --no-reread --no-tell-kernel /dev/mapper/blank
+	udevadm settle
+	down
+	up
+	is "$status $(devices)" '0 blank blank-part1' "  and where one is"
+	is "$(dmsetup table blank-part1 | cut -d' ' -f2,5)" '4096 2048' "  as sfdisk made it"
+	up
+	like "$status $err" '0 .*blank: is up already' "  up again"
+	down
+	is "$status $(devices)" '0 ' "  down takes them away"
+}
+
+overlaid() {
+	local before
+	before=$(ntfscat -f /dev/vda /one.raw | hash_of /dev/stdin)
+	entries "one UUID=$uuid_a:/one.raw overlay=tmpfs" \
+		"blank UUID=$uuid_b:/blank.raw overlay=UUID=$uuid_a:/store.raw,partitions"
+	up
+	is "$status $(devices)" '0 blank blank-cow blank-origin blank-part1 one one-cow one-origin' "overlay=" || diag "$err"
+	is "$(blockdev --getro /dev/mapper/one /dev/mapper/blank /dev/mapper/one-origin | xargs)" '0 0 1' "  can be written to"
+	dd if=/dev/urandom of=/dev/mapper/one bs=64K count=1 oflag=direct status=none
+	dd if=/dev/vda of=/dev/mapper/blank-part1 bs=64K count=1 oflag=direct status=none
+	is "$(ntfscat -f /dev/vda /one.raw | hash_of /dev/stdin)" "$before" "  the file does not change"
+	up
+	is "$status" 0 "  up again"
+	like "$err" "one: is up already.*blank: is up already" "  says so"
+	down
+	is "$status $(devices)" '0 ' "  down takes all away"
+	up blank
+	ok "a SOURCE has what was written" cmp -n 65536 /dev/vda /dev/mapper/blank-part1
+	entries "one UUID=$uuid_a:/off.raw overlay=tmpfs" "blank UUID=$uuid_b:/blank.raw"
+	up blank
+	like "$status $err" '5 .*blank: it is open already, but with an overlay' "an entry without it"
+	down
+	entries "one UUID=$uuid_a:/one.raw"
+	up
+	entries "one UUID=$uuid_a:/one.raw overlay=tmpfs"
+	up
+	like "$status $err" '5 .*one: it is open already, but without an overlay' "  and the other way round"
+	down
+	entries "one UUID=$uuid_a:/one.raw overlay=tmpfs"
+	up
+	entries "one UUID=$uuid_a:/off.raw overlay=tmpfs"
+	up
+	like "$status $err" "5 .*one: .*from /dev/vda:/one.raw, and not from UUID=$uuid_a:/off.raw" "  of another SOURCE"
+	down
+	is "$(devices) $(losetup -a)" ' ' "  nothing is left"
 }
 
 busy() {
@@ -365,6 +418,8 @@ if in_machine; then
 	uuid_b=$(blkid -p -s UUID -o value /dev/vdb)
 	basics
 	failures
+	partitioned
+	overlaid
 	busy
 	security
 	views
@@ -384,9 +439,11 @@ f file /off.raw 1M runs=2 fill=pattern seed=3
 f file /short.raw 1M fill=pattern
 f sizes /short.raw init=524288
 f sparse /sparse.raw 1M
+f file /store.raw 4M runs=2 fill=zero
 mv "$img" "$T/a.img"
 volume 64M
 f file /three.raw 4M runs=3 fill=pattern seed=4
+f file /blank.raw 4M runs=3 fill=zero
 f file /four.raw 1M runs=2 fill=pattern seed=5
 f file '/with space.raw' 1M runs=2 fill=pattern seed=6
 truncate -s 8M "$T/c.img"
