@@ -6,12 +6,12 @@
 # udevd is gone, and what it left behind must not make libdevmapper wait for it.
 rm -rf /run/udev
 
-# Parents, data files and helpers go with the image that they belong to.
+# Parents, data files and what is below an overlay go with the image that they belong to.
 ntfsmap_left=0
 for ntfsmap_dm in /sys/class/block/dm-*/dm; do
 	[ -e "$ntfsmap_dm/uuid" ] || continue
 	case $(cat "$ntfsmap_dm/uuid") in
-	NTFSMAP-BASE-* | NTFSMAP-DATA-*) ;;
+	NTFSMAP-BASE-* | NTFSMAP-DATA-* | NTFSMAP-ORIGIN-* | NTFSMAP-COW-*) ;;
 	NTFSMAP-*) ntfsmap close "$(cat "$ntfsmap_dm/name")" || ntfsmap_left=1 ;;
 	esac
 done
