@@ -40,7 +40,7 @@ system() {
 	mount -t overlay -o lowerdir=/,upperdir=/run/over/upper,workdir=/run/over/work over /run/sys
 	cmdline
 	mount --bind /run/cmdline /proc/cmdline
-	for folder in proc sys dev run tmp; do mount --rbind /$folder /run/sys/$folder; done
+	for folder in proc sys dev run tmp "lib/modules/$(uname -r)"; do mount --rbind /$folder /run/sys/$folder; done
 }
 
 shared_functions() {
@@ -114,7 +114,7 @@ mkinitcpio() {
 
 # No udev has made the node of a module that is not loaded yet.
 rescue() {
-	rmmod loop || bail "loop cannot be taken away"
+	rmmod loop 2>/dev/null
 	rm -f /dev/loop-control
 	cmdline "root=UUID=$inside ntfsmap=disk,/dev/vda:/disk.raw,overlay=tmpfs"
 	hook dash "ntfsmap_await UUID=$inside"

@@ -27,7 +27,8 @@ ntfsmap_present() {
 ntfsmap_start() {
 	rm -rf "$ntfsmap_dir"
 	mkdir -p "$ntfsmap_dir"
-	modprobe -q dm_mod
+	# loop: for overlay=tmpfs; without the module its node is not there
+	modprobe -qa dm_mod loop
 	(
 		ntfsmap up --initrd </dev/null >"$ntfsmap_dir/log" 2>&1 &
 		echo $! >"$ntfsmap_dir/pid"
