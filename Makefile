@@ -229,7 +229,24 @@ install-units: all
 	install -m 755 $(B)/boot/ntfsmap-generator $(DESTDIR)$(GENERATORDIR)/
 	install -m 644 man/ntfsmap-generator.8 $(DESTDIR)$(MANDIR)/man8/
 
-uninstall: uninstall-units
+# $(call install_hook,FROM,TO)
+install_hook = install -D -m 755 $(1) $(DESTDIR)$(2) && $(PATHS) $(1) >$(DESTDIR)$(2)
+DRACUT_HOOKS := module-setup.sh ntfsmap-up.sh ntfsmap-stop.sh ntfsmap-shutdown.sh
+
+install-initramfs:
+	install -d $(DESTDIR)$(BOOTDIR) $(DESTDIR)$(MKINITCPIODIR)/udev $(DESTDIR)$(MANDIR)/man7
+	install -m 644 boot/initramfs/runtime.sh boot/initramfs/modules $(DESTDIR)$(BOOTDIR)/
+	$(call install_hook,boot/initramfs/vdisk-check.sh,$(BOOTDIR)/vdisk-check)
+	$(call install_hook,boot/copy-to-esp.sh,$(BOOTDIR)/copy-to-esp)
+	$(call install_hook,boot/initramfs-tools/hook,$(INITRAMFSDIR)/hooks/ntfsmap)
+	$(call install_hook,boot/initramfs-tools/local-top,$(INITRAMFSDIR)/scripts/local-top/ntfsmap)
+	$(foreach f,$(DRACUT_HOOKS),$(call install_hook,boot/dracut/$(f),$(DRACUTDIR)/$(f)) &&) true
+	$(call install_hook,boot/mkinitcpio/install,$(MKINITCPIODIR)/install/ntfsmap)
+	$(call install_hook,boot/mkinitcpio/hook,$(MKINITCPIODIR)/hooks/ntfsmap)
+	install -m 644 boot/mkinitcpio/63-ntfsmap-persist.rules $(DESTDIR)$(MKINITCPIODIR)/udev/
+	install -m 644 man/ntfsmap-boot.7 $(DESTDIR)$(MANDIR)/man7/
+
+uninstall: uninstall-units uninstall-initramfs
 	rm -f $(DESTDIR)$(BINDIR)/ntfsmap $(DESTDIR)$(LIBDIR)/libvdisk.a \
 		$(DESTDIR)$(LIBDIR)/libvdisk.so $(DESTDIR)$(LIBDIR)/libvdisk.so.$(SOVER) \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/libvdisk.pc $(DESTDIR)$(INCDIR)/vdisk.h \
@@ -253,7 +270,7 @@ uninstall-units:
 		$(patsubst %,$(DESTDIR)$(UNITDIR)/systemd-%.service.d,$(SLEEP_UNITS)) 2>/dev/null
 
 uninstall-initramfs:
-	rm -f $(addprefix $(DESTDIR)$(BOOTDIR)/,runtime.sh modules vdisk-check) $(DESTDIR)$(MANDIR)/man7/ntfsmap-boot.7 \
+	rm -f $(addprefix $(DESTDIR)$(BOOTDIR)/,runtime.sh modules vdisk-check copy-to-esp) $(DESTDIR)$(MANDIR)/man7/ntfsmap-boot.7 \
 		$(addprefix $(DESTDIR)$(INITRAMFSDIR)/,hooks/ntfsmap scripts/local-top/ntfsmap) \
 		$(addprefix $(DESTDIR)$(DRACUTDIR)/,$(DRACUT_HOOKS)) \
 		$(addprefix $(DESTDIR)$(MKINITCPIODIR)/,install/ntfsmap hooks/ntfsmap udev/63-ntfsmap-persist.rules)

@@ -14,6 +14,9 @@ is "$(listing "$T/root")" "./usr/include/vdisk.h
 ./usr/lib/libvdisk.so
 ./usr/lib/libvdisk.so.0
 ./usr/lib/ntfsmap/before-hibernate
+./usr/lib/ntfsmap/copy-to-esp
+./usr/lib/ntfsmap/modules
+./usr/lib/ntfsmap/runtime.sh
 ./usr/lib/ntfsmap/udev-helper
 ./usr/lib/pkgconfig/libvdisk.pc
 ./usr/lib/systemd/system-generators/ntfsmap-generator
