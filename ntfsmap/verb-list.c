@@ -228,6 +228,8 @@ static const char *mode_of(const struct dm_device *d, const struct state *s,
 		return "fail";
 	if (u->mode == OVERLAY_FULL)
 		return "out_of_space";
+	if (u->merging)
+		return "merging"; /* what is written may go into the image */
 	if (*s->mode && strcmp(s->mode, "-") && (!d->readonly || strcmp(s->mode, "rw")))
 		return s->mode;
 	return d->readonly ? "ro" : "rw";

@@ -73,16 +73,19 @@ static void wait_for_udev(struct dm_device *d)
 /* Nobody may be there while its contents change, or while it has no table for a moment. */
 static int refuse_used(struct dm_device *d)
 {
+	bool merging = d->n && !strcmp(d->lines[0].type, "snapshot-merge");
 	char *users = d->open_count > 0 ? dm_users(d) : NULL;
 	int code = DONE;
 
 	if (!users)
 		wait_for_udev(d);
 	if (d->open_count > 0)
-		code = fail(BUSY,
-			    "%s is in use%s%s: end that first (partitions of it count: close it, "
-			    "and open it without them)",
-			    d->name, users ? ": " : "", users ? users : "");
+		code = fail(BUSY, "%s is in use%s%s: %s", d->name, users ? ": " : "",
+			    users ? users : "",
+			    merging ? "its merge cannot be ended meanwhile, and what is written to "
+				      "it may go into the image: end that, then merge it again"
+				    : "end that first (partitions of it count: close it, and open "
+				      "it without them)");
 	free(users);
 	return code;
 }
@@ -184,6 +187,17 @@ static int rewrite_store(const struct change *c)
 	return code;
 }
 
+/* The kernel did not take the merge, so nothing was merged; better the overlay than a device whose
+ * I/O fails. The label stays: whether an earlier merge had begun is not known here. */
+static void be_plain_again(struct change *c)
+{
+	c->now.merging = false;
+	if (!dm_reload(c->top.name, &c->now, false))
+		warn("%s: no merge is going on; it is the overlay that it was, and can be merged "
+		     "when what is said above is put right",
+		     c->top.name);
+}
+
 /* Each step leaves something that can be opened again after a crash: before the label says that a
  * merge has begun nothing is merged, and before it says that it is over, the store is empty. */
 static int make_change(void *ctx)
@@ -201,10 +215,54 @@ static int make_change(void *ctx)
 	if (!code)
 		c->now.merging = c->merging;
 	back = dm_reload(c->top.name, &c->now, false);
+	if (back && c->now.merging)
+		be_plain_again(c);
 	return code ? code : back;
 }
 
 /* ---- merge ---- */
+
+/* What it holds would be in no place that survives: a merge that stops half-way, for lack of room
+ * or because of a crash, could never be ended. */
+static int refuse_memory(const struct change *c)
+{
+	if (in_memory(c))
+		return fail(REFUSED,
+			    "%s: what its overlay holds is in memory only, and a merge that stops "
+			    "half-way would leave the image half changed: copy /dev/mapper/%s to "
+			    "another file, or open the image with a store on a disk",
+			    c->top.name, c->top.name);
+	return DONE;
+}
+
+/* A merge that finds no room stops, and the image alone is neither the old nor the new disk until
+ * there is some. Where the chunks of the overlay have a place in the image already is not known, so
+ * only what cannot fit at all is refused. */
+static int check_room(const struct change *c, const struct image *img)
+{
+	uint64_t size = vdisk_info(img->vd)->virtual_size, held;
+	struct overlay_usage u;
+	struct vdisk_usage has;
+
+	overlay_usage(&c->top, &u);
+	if (u.mode != OVERLAY_GOOD || u.used <= u.tables || vdisk_usage(img->vd, &has) ||
+	    has.allocated + has.room >= size)
+		return DONE;
+	held = (u.used - u.tables) * VDISK_SECTOR;
+	if (held > has.allocated + has.room + (uint64_t)PLAN_CHUNK * VDISK_SECTOR)
+		return fail(REFUSED,
+			    "%s: the overlay holds %llu bytes, and the image has %llu with a place "
+			    "in the file and room for %llu more: close it, make room with `ntfsmap "
+			    "reserve`, open it with the same overlay and merge it then",
+			    img->name, (unsigned long long)held, (unsigned long long)has.allocated,
+			    (unsigned long long)has.room);
+	if (held > has.room)
+		warn("%s: the overlay holds %llu bytes, and the image has room for %llu: should "
+		     "the others have no place in the file yet, the merge stops, and goes on "
+		     "after `ntfsmap reserve`",
+		     img->name, (unsigned long long)held, (unsigned long long)has.room);
+	return DONE;
+}
 
 static int refuse_merge(const struct image *img, const struct plan *live)
 {
@@ -271,6 +329,8 @@ static int prepare_origin(struct change *c, const struct options *opt, struct im
 		code = prepare(img, &req);
 	if (!code)
 		code = lay_out_writable(c, img, &live);
+	if (!code)
+		code = check_room(c, img);
 	plan_free(&live);
 	mapping_free(&m);
 	return code;
@@ -279,8 +339,10 @@ static int prepare_origin(struct change *c, const struct options *opt, struct im
 static int begin_merge(struct change *c, const struct options *opt)
 {
 	struct image img = image_none;
-	int code = prepare_origin(c, opt, &img);
+	int code = refuse_memory(c);
 
+	if (!code)
+		code = prepare_origin(c, opt, &img);
 	c->merging = true;
 	if (!code)
 		code = mapping_change(make_change, c);
@@ -303,19 +365,19 @@ static int fail_stuck(const char *name, enum overlay_mode mode)
 	return fail(SYSTEM, "%s is not being merged any more: it was closed or changed", name);
 }
 
-/* The kernel does it, and goes on when we are ended. */
-static int wait_for_merge(const char *name)
+/* The kernel does it, and goes on when we are ended. *last: how it was found. DONE also where it is
+ * an overlay again, as another ntfsmap waited, too, and was faster. */
+static int wait_for_merge(const char *name, struct overlay_usage *last)
 {
-	struct overlay_usage u = { .mode = OVERLAY_GOOD };
+	struct overlay_usage u;
 	struct progress progress;
 	struct dm_device d;
 	uint64_t first = 0;
 
 	progress_start(&progress, "merging");
 	for (;;) {
-		if (dm_read(name, &d))
-			u.mode = OVERLAY_UNKNOWN;
-		else if (dm_is_overlay(&d))
+		u = (struct overlay_usage){ .mode = OVERLAY_UNKNOWN };
+		if (!dm_read(name, &d) && dm_is_overlay(&d))
 			overlay_usage(&d, &u);
 		dm_device_free(&d);
 		if (u.mode != OVERLAY_GOOD || !u.merging || u.used <= u.tables)
@@ -325,7 +387,23 @@ static int wait_for_merge(const char *name)
 		usleep(PAUSE);
 	}
 	progress_end(&progress);
-	return u.mode == OVERLAY_GOOD && u.merging ? DONE : fail_stuck(name, u.mode);
+	*last = u;
+	return u.mode == OVERLAY_GOOD ? DONE : fail_stuck(name, u.mode);
+}
+
+/* It is an overlay again, and nothing has been written since. */
+static bool is_ended(const struct overlay_usage *u)
+{
+	return u->mode == OVERLAY_GOOD && !u->merging && u->used <= u->tables;
+}
+
+/* The same where something has: only who ended the merge takes the word from the label. */
+static bool says_ended(const struct change *c, const struct overlay_usage *u)
+{
+	enum store_state state;
+
+	return u->mode == OVERLAY_GOOD && !u->merging && !in_memory(c) &&
+	       !store_read_state(&c->store, &state) && state == STORE_IN_USE;
 }
 
 static int plan_readonly(struct change *c)
@@ -363,6 +441,10 @@ static int end_merge(const char *name)
 	if (code)
 		return code;
 	overlay_usage(&c.top, &u);
+	if (is_ended(&u) || says_ended(&c, &u)) {
+		change_free(&c);
+		return DONE;
+	}
 	if (u.mode != OVERLAY_GOOD || !u.merging || u.used > u.tables)
 		code = fail_stuck(c.top.name, u.mode == OVERLAY_GOOD ? OVERLAY_UNKNOWN : u.mode);
 	c.wipe = true;
@@ -389,6 +471,7 @@ static int refuse_invalid(const struct dm_device *d)
 
 int verb_merge(int argc, char **argv, const struct options *opt)
 {
+	struct overlay_usage last;
 	struct change c;
 	char *name;
 	int code = change_open(argv[0], &c);
@@ -403,8 +486,8 @@ int verb_merge(int argc, char **argv, const struct options *opt)
 	change_free(&c);
 	mapping_unlock(); /* it may take long */
 	if (!code)
-		code = wait_for_merge(name);
-	if (!code)
+		code = wait_for_merge(name, &last);
+	if (!code && !is_ended(&last))
 		code = end_merge(name);
 	free(name);
 	return code;

@@ -229,7 +229,7 @@ files() {
 }
 
 memory() {
-	local before
+	local before table
 	before=$(sha256sum </dev/vda)
 	open_d --overlay tmpfs "$disk"
 	like "$err" 'goes to memory, at most 16\.2 MiB' '  says how much'
@@ -237,6 +237,9 @@ memory() {
 	is "$(field '{overlay}{state}')" good '  there is room to write all of it'
 	is "$(field '{overlay}{store}')" tmpfs '  status'
 	exits 0 '  verify' ntfsmap verify
+	exits 2 'merge of a store in memory' ntfsmap merge d
+	like "$err" 'in memory only.*copy /dev/mapper/d ' '  what to do'
+	is "$(dmsetup table d | awk '{ print $3 }')" snapshot '  nothing has changed'
 	exits 0 'revert' ntfsmap revert d
 	device_reads d-origin before '  the image is as it was'
 	device_reads d before '  and shows'
@@ -249,6 +252,18 @@ memory() {
 	ntfsmap close d
 	udevadm settle
 	is "$(devices) $(losetup -a)" ' ' 'nothing is left'
+	ntfsmap open -q --overlay tmpfs "$disk" d >/dev/null
+	dd if="$d/small" of=/dev/mapper/d oflag=direct status=none
+	table=$(dmsetup table d)
+	dmsetup wipe_table d
+	exits 0 'another open while NAME has the table error' ntfsmap open -q --overlay tmpfs /dev/vda:/fs.raw e
+	is "$(devices)" 'd d-cow d-origin e e-cow e-origin' '  takes none of the devices below for a ruin'
+	dmsetup load d --table "$table" && dmsetup resume d
+	ok '  what it held is there' cmp -n 512 "$d/small" /dev/mapper/d
+	dmsetup wipe_table d
+	exits 0 'close of one that is fenced' ntfsmap close d e
+	udevadm settle
+	is "$(devices) $(losetup -a)" ' ' '  takes all three'
 	is "$(sha256sum </dev/vda)" "$before" 'and not a byte of the volume has changed'
 }
 
@@ -335,12 +350,14 @@ merge_until_cut() {
 	before=$(dmsetup status d | awk -F'[ /]' '{ print $4 }')
 	ntfsmap -q merge d &
 	while ! merging_below $((before - 128)); do sleep 0.1; done
+	field '{mode}' >"$d/mode"
 	dmsetup status d >"$d/cut"
 	power_cut
 }
 
 after_merge_cut() {
 	like "$(cat "$d/cut")" 'snapshot-merge [0-9]+/[0-9]+ ' "power cut in a merge ($(cat "$d/cut"))"
+	is "$(cat "$d/mode")" merging '  its mode was'
 	open_d --overlay "$store" "$disk"
 	like "$err" 'a merge of .* was interrupted' '  says so'
 	is "$(field '{overlay}{used} > 65536')" 1 '  some of it is not merged'
@@ -350,7 +367,10 @@ after_merge_cut() {
 	exits 2 '  revert is refused' ntfsmap revert d
 	put "$d/small" 200
 	device_reads d model '  it can be written to'
+	ntfsmap -q merge d &
 	exits 0 '  merge goes on' ntfsmap merge d
+	wait $!
+	is $? 0 '  also by two at once'
 	device_reads d-origin model '  to the end'
 	ntfsmap close d
 }
