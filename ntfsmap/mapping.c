@@ -338,13 +338,40 @@ int mapping_read(const char *name, struct dm_device *d, struct mapping *m)
 	return REFUSED;
 }
 
+/*
+ * NAME of NAME-origin or NAME-cow is there and has a table. It names neither of them for a moment
+ * while a merge begins or ends, and for good when it was fenced; but what a store in memory holds is
+ * nowhere else.
+ */
+static bool has_overlay(const struct dm_device *d)
+{
+	const char *suffix = dm_is_origin(d) ? "-origin" : "-cow";
+	size_t len = strlen(d->name), cut = strlen(suffix);
+	struct dm_device top;
+	char *name;
+	bool has = false;
+
+	if ((!dm_is_origin(d) && !dm_is_cow(d)) || len <= cut ||
+	    strcmp(d->name + len - cut, suffix))
+		return false;
+	name = text("%.*s", (int)(len - cut), d->name);
+	if (!dm_read(name, &top)) {
+		has = top.live && !strncmp(top.uuid, DM_OURS, strlen(DM_OURS));
+		dm_device_free(&top);
+	}
+	free(name);
+	return has;
+}
+
 /* A repair that still runs has the lock. */
 static bool looks_left(const struct dm_device *d)
 {
 	const char *disk = dm_partition(d->uuid, NULL);
 	bool ours = !strncmp(disk ? disk : d->uuid, DM_OURS, strlen(DM_OURS));
 
-	return !d->open_count && (dm_is_part(d) || is_repair(d->uuid) || (ours && !d->live));
+	if (d->open_count)
+		return false;
+	return (ours && !d->live) || is_repair(d->uuid) || (dm_is_part(d) && !has_overlay(d));
 }
 
 /* dmsetup may be making one of ours from a table of ours at this moment, without our lock: it gets
@@ -373,7 +400,7 @@ static const char *part_text(const struct dm_device *d)
 	return dm_is_cow(d) ? "the store of an overlay" : "a data file";
 }
 
-static int sweep(void)
+int mapping_sweep(void)
 {
 	struct dm_devices all;
 	bool removed = false;
@@ -395,7 +422,7 @@ static int sweep(void)
 		removed |= d->live;
 	}
 	dm_devices_free(&all);
-	return !code && removed ? sweep() : code; /* the parent of a parent */
+	return !code && removed ? mapping_sweep() : code; /* the parent of a parent */
 }
 
 static int lock_fd = -1;
@@ -416,7 +443,7 @@ int mapping_lock(void)
 		if (errno != EINTR)
 			return fail_errno(errno, "cannot take the lock %s", LOCK_FILE);
 	lock_fd = fd;
-	return sweep();
+	return mapping_sweep();
 }
 
 void mapping_unlock(void)

@@ -83,6 +83,10 @@ int mapping_read(const char *name, struct dm_device *d, struct mapping *m);
 int mapping_lock(void);
 void mapping_unlock(void);
 
+/* The same once more, with the lock, after a device went whose table does not say any more what was
+ * there for it. */
+int mapping_sweep(void);
+
 /* Run change(ctx) in a process of its own that no signal to this one reaches, so that a device is
  * made as a whole or not at all. */
 int mapping_change(int (*change)(void *ctx), void *ctx);

@@ -95,6 +95,8 @@ static int close_one(const char *name, bool deferred)
 		code = close_device(&d, &all, deferred);
 		dm_devices_free(&all);
 	}
+	if (!code && m.fenced)
+		code = mapping_sweep();
 	mapping_free(&m);
 	dm_device_free(&d);
 	return code;
