@@ -378,12 +378,50 @@ static int reload_part(const struct dm_device *disk, const struct partition *liv
 	return code;
 }
 
+/* Who has the name of a partition to come; not one that goes before. */
+static bool is_taken(const struct dm_devices *all, const struct partitions *live,
+		     const struct partitions *table, const char *name)
+{
+	for (size_t i = 0; i < live->n; i++)
+		if (!strcmp(live->v[i].device->name, name))
+			return find(table, live->v[i].number);
+	for (size_t i = 0; i < all->n; i++)
+		if (!strcmp(all->v[i].name, name))
+			return true;
+	return false;
+}
+
+/* Those that are not there yet, and have a name that can be given to them. */
+static int find_fresh(const struct dm_device *disk, const struct dm_devices *all,
+		      const struct partitions *live, const struct partitions *table,
+		      struct partitions *fresh)
+{
+	int code = DONE;
+
+	for (size_t i = 0; i < table->n && !code; i++) {
+		const struct partition *p = &table->v[i];
+		char *name;
+
+		if (find(live, p->number))
+			continue;
+		add(fresh, *p);
+		name = part_name(disk, p);
+		if (is_taken(all, live, table, name))
+			code = fail(BUSY,
+				    "%s: partition %u is new, and /dev/mapper/%s exists already: "
+				    "close or rename that, then `ntfsmap reload` follows",
+				    disk->name, p->number, name);
+		free(name);
+	}
+	return code;
+}
+
 /* The old ones first, as new ones may need their names. */
-static int follow(const struct dm_device *disk, const struct partitions *live,
-		  const struct partitions *table)
+static int follow(const struct dm_device *disk, const struct dm_devices *all,
+		  const struct partitions *live, const struct partitions *table)
 {
 	struct partitions fresh = { 0 };
-	int code = DONE;
+	int code = find_fresh(disk, all, live, table, &fresh);
 
 	for (size_t i = 0; i < live->n && !code; i++) {
 		const struct partition *p = &live->v[i], *now = find(table, p->number);
@@ -393,9 +431,6 @@ static int follow(const struct dm_device *disk, const struct partitions *live,
 		else if (now->start != p->start || now->count != p->count)
 			code = reload_part(disk, p, now);
 	}
-	for (size_t i = 0; i < table->n; i++)
-		if (!find(live, table->v[i].number))
-			add(&fresh, table->v[i]);
 	if (!code)
 		code = make_all(disk, &fresh);
 	free(fresh.v);
@@ -420,7 +455,7 @@ int parts_update(const char *name)
 		if (!code && live.n)
 			code = check_update(&live, &table);
 		if (!code && live.n)
-			code = follow(&disk, &live, &table);
+			code = follow(&disk, &all, &live, &table);
 		dm_devices_free(&all);
 	}
 	free(live.v);

@@ -169,6 +169,7 @@ scripted() {
 }
 
 reloaded() {
+	local before
 	ntfsmap open -q --partitions /dev/vda:/mbr mbr >/dev/null
 	printf 'label: dos\nstart=2048, size=20480\nstart=32768, size=8192\n' | scripted mbr
 	exits 0 "reload after the table was changed" ntfsmap reload mbr
@@ -183,6 +184,16 @@ reloaded() {
 	exits 0 "one that is in use becomes longer" ntfsmap reload mbr
 	is "$(ours mbr)" "$(kernels mbr)" "  all follow"
 	umount /mnt/m
+	before=$(ours mbr)
+	printf 'label: dos\nstart=2048, size=8192\nstart=53248, size=2048\nstart=57344, size=2048\nstart=61440, size=2048\n' |
+		scripted mbr
+	dmsetup create mbr-part4 --table '0 8 zero'
+	exits 5 "the name of a new one is taken" ntfsmap reload mbr
+	like "$err" 'partition 4 is new, and /dev/mapper/mbr-part4 exists already' "  is told"
+	is "$(ours mbr)" "$before" "  and nothing has changed"
+	dmsetup remove mbr-part4
+	exits 0 "  until it is free" ntfsmap reload mbr
+	is "$(ours mbr)" "$(kernels mbr)" "  all follow"
 	ntfsmap close mbr
 	ntfsmap open -q /dev/vda:/mbr mbr >/dev/null
 	exits 0 "reload without partitions" ntfsmap reload mbr
