@@ -248,12 +248,18 @@ struct dm_parts dm_parts_of(const struct dm_device *d)
 static bool next_below(const char **rest, dev_t *dev)
 {
 	unsigned int maj, min;
+	char word[24]; /* sscanf() takes the length of what it is given, and a line has MiB */
 	int n;
 
 	while (**rest) {
 		size_t len = strcspn(*rest, " ");
-		bool is = sscanf(*rest, "%u:%u%n", &maj, &min, &n) == 2 && (size_t)n == len;
+		bool is = len < sizeof(word);
 
+		if (is) {
+			memcpy(word, *rest, len);
+			word[len] = '\0';
+			is = sscanf(word, "%u:%u%n", &maj, &min, &n) == 2 && !word[n];
+		}
 		*rest += len + strspn(*rest + len, " ");
 		if (is) {
 			*dev = makedev(maj, min);
