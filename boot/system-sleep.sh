@@ -57,7 +57,7 @@ examine() {
 	code=$?
 	place=${3#NTFSMAP-}
 	case $place in
-	BASE-* | DATA-* | REPAIR-*) place=${place#*-} ;;
+	BASE-* | DATA-* | REPAIR-* | ORIGIN-* | COW-*) place=${place#*-} ;;
 	esac
 	place=${place#*-}
 	case $code/$2/$place in
