@@ -122,7 +122,7 @@ static const struct option long_options[] = {
 
 struct command {
 	struct options opt;
-	char used[16]; /* option keys that were given */
+	char used[32]; /* option keys that were given, each once; there are fewer */
 	size_t n_used;
 	bool help, version;
 };
@@ -172,7 +172,7 @@ static int set_repair(struct options *opt, const char *word)
 
 static void use(struct command *c, char key)
 {
-	if (c->n_used < sizeof(c->used) - 1)
+	if (!strchr(c->used, key) && c->n_used < sizeof(c->used) - 1)
 		c->used[c->n_used++] = key;
 }
 
@@ -281,6 +281,9 @@ static int check_usage(const struct verb *v, const struct command *c, int n_args
 		if (!strchr(v->options, c->used[i]))
 			return fail(USAGE, "%s has no option --%s: see ntfsmap %s --help", v->name,
 				    option_name(c->used[i]), v->name);
+	if (strchr(c->used, 'r') && strchr(c->used, 'o'))
+		return fail(USAGE, "--readonly and --overlay: a device with an overlay can be "
+				   "written, and its image is never: leave one of them out");
 	if (n_args < v->min_args || (v->max_args >= 0 && n_args > v->max_args))
 		return fail(USAGE, "usage: ntfsmap %s%s%s", v->name, *v->args ? " " : "", v->args);
 	return DONE;

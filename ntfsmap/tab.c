@@ -199,6 +199,11 @@ static int take_options(struct tab_entry *e, char *options)
 
 	while (!code && (option = strsep(&options, ",")))
 		code = take_option(e, option);
+	if (!code && e->readonly && e->overlay)
+		code = fail(USAGE,
+			    "%s: ro and overlay=: a device with an overlay can be written, and its "
+			    "image is never: leave one of them out",
+			    e->where);
 	return code;
 }
 

@@ -72,6 +72,8 @@ quiet_failure 1 reserve "$raw"
 quiet_failure 1 reserve "$raw" lots
 quiet_failure 2 reserve "$raw" 1M
 quiet_failure 1 open "$raw" 'bad name'
+quiet_failure 1 open --readonly --overlay tmpfs "$raw" name
+quiet_failure 1 open --overlay tmpfs -r -r -r -r -r -r -r -r -r -r -r -r -r -r -r -r "$raw" name
 quiet_failure 4 info "$img:/none"
 quiet_failure 4 cat "$img:/none"
 quiet_failure 4 check "$img:/none"

@@ -73,6 +73,7 @@ wrong 'n UUID=1:/d ro=1' 'ro takes no value.*"ro=1"' "a flag with a value"
 wrong 'n UUID=1:/d parent' 'parent needs a value' "an option without its value"
 wrong 'n UUID=1:/d parent=' 'parent= has no value' "an empty value"
 wrong 'n UUID=1:/d ro,ro' 'ro is given twice' "a flag twice"
+wrong 'n UUID=1:/d ro,partitions,overlay=tmpfs' 'ro and overlay=: .*leave one of them out' "ro with an overlay"
 wrong 'n UUID=1:/d format=raw,format=vhd' 'format is given twice' "a value twice"
 wrong 'n UUID=1:/d timeout=1,timeout=0' 'timeout is given twice' "timeout= twice"
 for value in 1m -1 '' 1.5 12345678; do
