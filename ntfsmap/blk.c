@@ -262,6 +262,18 @@ char *blk_contents(const char *path)
 	return found;
 }
 
+char *blk_uuid(const char *device)
+{
+	blkid_probe pr = new_probe(device);
+	const char *value;
+	char *uuid = NULL;
+
+	if (pr && !blkid_probe_lookup_value(pr, "UUID", &value, NULL))
+		uuid = text_copy(value);
+	blkid_free_probe(pr);
+	return uuid;
+}
+
 static void search_device(const char *device, void *ctx)
 {
 	struct search *s = ctx;

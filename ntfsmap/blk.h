@@ -30,6 +30,8 @@ bool blk_is_ntfs(const char *path);
 
 /* What libblkid finds in a device or file: "ext4", "gpt", or NULL. */
 char *blk_contents(const char *path);
+/* The UUID of the file system on a device. */
+char *blk_uuid(const char *device);
 
 /*
  * The one device with that tag: UUID, LABEL, PARTUUID or PARTLABEL. An NTFS UUID may have any case,

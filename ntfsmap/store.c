@@ -54,6 +54,20 @@ struct snap_entry {
 
 /* ---- what is said about an image ---- */
 
+/* Every file system has an inode of that number. Its f_fsid would tell them apart, but XFS, FAT and
+ * others make that from the number of their device, and another one after the next boot would keep
+ * people from what is in their store. */
+static char *file_text(const struct stat *st)
+{
+	char *node = blk_node(st->st_dev), *uuid = node ? blk_uuid(node) : NULL;
+	char *id = text("FILE-%s%s%llx", uuid ? uuid : "", uuid ? "-" : "",
+			(unsigned long long)st->st_ino);
+
+	free(node);
+	free(uuid);
+	return id;
+}
+
 /* What stays the same about it as long as it is the same disk. */
 static char *origin_text(const struct image *img)
 {
@@ -61,7 +75,7 @@ static char *origin_text(const struct image *img)
 	struct stat st;
 
 	if (!id && img->src.kind == SOURCE_FILE && !fstat(img->fd, &st))
-		id = text("FILE-%llx", (unsigned long long)st.st_ino);
+		id = file_text(&st);
 	origin = text("%s%s%s", id ? id : "DEVICE", img->snapshot ? "@" : "",
 		      img->snapshot ? img->snapshot : "");
 	free(id);
