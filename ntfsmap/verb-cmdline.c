@@ -78,6 +78,33 @@ static bool has_partitions(const struct dm_device *d)
 	return has;
 }
 
+/* The UUID tells the format, not whether it was given. The entry needs it where the contents look
+ * like another one, as those of a VHD that is open as raw do. */
+static bool is_given(const struct mapping *m, struct image *img)
+{
+	bool given;
+
+	msg_hush(true);
+	given = image_probe(img, NULL, NULL) || strcmp(vdisk_info(img->vd)->format, m->format);
+	msg_hush(false);
+	return given;
+}
+
+static int refuse_overlay(const struct dm_device *d, const struct mapping *m)
+{
+	if (dm_is_overlay(d))
+		return fail(REFUSED,
+			    "%s has an overlay, and does not tell what was said about that: write "
+			    "an entry with overlay= into %s",
+			    d->name, TAB_FILE);
+	if (m->origin || m->cow)
+		return fail(REFUSED,
+			    "%s belongs to an overlay, and is opened with that: write an entry "
+			    "with overlay= into %s",
+			    d->name, TAB_FILE);
+	return DONE;
+}
+
 /* As much of an entry as an open device tells. */
 static int print_mapping(const struct dm_device *d, const struct mapping *m)
 {
@@ -87,16 +114,22 @@ static int print_mapping(const struct dm_device *d, const struct mapping *m)
 		.snapshot = m->snapshot,
 		.timeout = -1,
 	};
+	char format[sizeof(m->format)];
 	struct image img;
-	int code;
+	int code = refuse_overlay(d, m);
 
+	if (code)
+		return code;
 	if (m->kind != MAPPING_NTFS || m->base || m->data)
 		return fail(REFUSED, "%s is no image on an NTFS volume", d->name);
+	memcpy(format, m->format, sizeof(format));
 	code = mapping_refuse_frozen(m);
 	if (!code)
 		code = mapping_open_image(m, &img);
 	if (code)
 		return code;
+	if (is_given(m, &img))
+		e.format = format;
 	e.source = source_on(img.vol, img.file);
 	e.partitions = has_partitions(d);
 	code = print(&e, NULL);
