@@ -175,34 +175,118 @@ static int entry_options(const struct tab_entry *e, struct options *opt)
 	return code;
 }
 
+/* What is written goes to the store that is open, and would be missed in that of the entry. */
+static int compare_store(const struct tab_entry *e, const struct mapping *m)
+{
+	bool memory = !strcmp(e->overlay, "tmpfs"), same = m->kind == MAPPING_MEMORY;
+	struct image store;
+	char *source;
+	int code = DONE;
+
+	if (!memory) {
+		code = image_open(e->overlay, &store);
+		same = !code && mapping_is_of(m, &store);
+		if (!code)
+			image_close(&store);
+	}
+	if (code || same)
+		return code;
+	source = mapping_source(m);
+	code = fail(BUSY,
+		    "it is open already, but its overlay is in %s, and not in %s: close it first",
+		    source, e->overlay);
+	free(source);
+	return code;
+}
+
+static int compare_overlay(const struct tab_entry *e, const struct dm_device *d)
+{
+	const struct dm_device *cow;
+	struct dm_devices all;
+	struct mapping m;
+	int code;
+
+	/* else somebody writes to the image who was to write to the overlay */
+	if (dm_is_overlay(d) != (e->overlay != NULL))
+		return fail(BUSY, "it is open already, but %s an overlay: close it first",
+			    e->overlay ? "without" : "with");
+	if (!e->overlay)
+		return DONE;
+	code = dm_read_all(&all);
+	if (code)
+		return code;
+	cow = dm_find(&all, dm_parts_of(d).data);
+	if (cow && mapping_of(cow, &m)) {
+		code = compare_store(e, &m);
+		mapping_free(&m);
+	} else {
+		code = fail(BUSY,
+			    "it is open already, but its overlay is in no store of ntfsmap's: "
+			    "close it first");
+	}
+	dm_devices_free(&all);
+	return code;
+}
+
+/* A snapshot that was laid out with --static does not tell which it is. */
+static int compare_snapshot(const struct tab_entry *e, const struct mapping *m, struct image *img)
+{
+	bool same = !e->snapshot == !(m->snapshot || m->frozen);
+	char *open;
+	int code = DONE;
+
+	if (same && e->snapshot && !m->frozen) { /* that of the entry may be a name, not an id */
+		code = image_probe(img, m->format, e->snapshot);
+		same = !code && !strcmp(img->snapshot, m->snapshot);
+	}
+	if (code || same)
+		return code;
+	open = text("%s%s",
+		    m->snapshot ? "the snapshot "
+		    : m->frozen ? "a snapshot"
+				: "the image",
+		    m->snapshot ? m->snapshot : "");
+	code = fail(BUSY, "it is open already, but shows %s, and not %s%s: close it first", open,
+		    e->snapshot ? "the snapshot " : "the image", e->snapshot ? e->snapshot : "");
+	free(open);
+	return code;
+}
+
+static int compare_image(const struct tab_entry *e, const struct mapping *m)
+{
+	struct image img;
+	char *source;
+	int code = image_open(e->source, &img);
+
+	if (code)
+		return code;
+	if (mapping_is_of(m, &img)) {
+		code = compare_snapshot(e, m, &img);
+	} else {
+		source = mapping_source(m);
+		code = fail(BUSY,
+			    "it is open already, but from %s, and not from %s: close it first",
+			    source, e->source);
+		free(source);
+	}
+	image_close(&img);
+	return code;
+}
+
 static int compare_open(const struct tab_entry *e, const struct dm_device *d)
 {
 	struct mapping m;
-	struct image img;
-	char *source;
 	int code;
 
 	if (!mapping_of(d, &m))
 		return fail(BUSY, "/dev/mapper/%s exists already, and ntfsmap has not made it",
 			    d->name);
-	/* else somebody writes to the image who was to write to the overlay */
-	if (dm_is_overlay(d) != (e->overlay != NULL)) {
-		mapping_free(&m);
-		return fail(BUSY, "it is open already, but %s an overlay: close it first",
-			    e->overlay ? "without" : "with");
-	}
-	code = image_open(e->source, &img);
-	if (!code) {
-		if (!mapping_is_of(&m, &img)) {
-			source = mapping_source(&m);
-			code = fail(BUSY,
-				    "it is open already, but from %s, and not from %s: close it "
-				    "first",
-				    source, e->source);
-			free(source);
-		}
-		image_close(&img);
-	}
+	code = compare_overlay(e, d);
+	if (!code)
+		code = compare_image(e, &m);
+	if (!code && !e->overlay && !d->readonly && (e->readonly || e->as_static || e->snapshot))
+		code = fail(BUSY, "it is open already, but can be written, and the entry says that "
+				  "it is read-only (ro, static, snapshot=): close it first");
 	mapping_free(&m);
 	return code;
 }

@@ -3,7 +3,7 @@
 # host=, and what the kernel command line says.
 . "$(dirname "$0")/lib/tap.sh"
 . "$top/tests/lib/ntfs.sh"
-need mkntfs ntfscat dmsetup ntfs-3g blkid mkfs.ext4 sfdisk losetup
+need mkntfs ntfscat dmsetup ntfs-3g blkid mkfs.ext4 sfdisk losetup qemu-img
 
 tab=/tmp/tab
 
@@ -155,6 +155,29 @@ overlaid() {
 	entries "one UUID=$uuid_a:/off.raw overlay=tmpfs"
 	up
 	like "$status $err" "5 .*one: .*from /dev/vda:/one.raw, and not from UUID=$uuid_a:/off.raw" "  of another SOURCE"
+	entries "one UUID=$uuid_a:/one.raw overlay=UUID=$uuid_a:/store.raw"
+	up
+	like "$status $err" "5 .*one: .*its overlay is in tmpfs, and not in UUID=$uuid_a:/store.raw" "  with another store"
+	exits 2 "cmdline of one with an overlay" ntfsmap cmdline one
+	exits 2 "  of what is below it" ntfsmap cmdline one-origin
+	down
+	entries "blank UUID=$uuid_b:/blank.raw overlay=UUID=$uuid_a:/store.raw"
+	up
+	entries "blank UUID=$uuid_b:/blank.raw overlay=UUID=$uuid_a:/off.raw"
+	up
+	like "$status $err" "5 .*its overlay is in /dev/vda:/store.raw, and not in UUID=$uuid_a:/off.raw" "  on a disk, too"
+	entries "blank UUID=$uuid_b:/blank.raw overlay=tmpfs"
+	up
+	like "$status $err" "5 .*its overlay is in /dev/vda:/store.raw, and not in tmpfs" "  and not in memory"
+	down
+	entries "one UUID=$uuid_a:/one.raw"
+	up
+	entries "one UUID=$uuid_a:/one.raw ro"
+	up
+	like "$status $err" '5 .*one: it is open already, but can be written' "ro, and it can be written"
+	entries "one UUID=$uuid_a:/one.raw snapshot=first"
+	up
+	like "$status $err" '5 .*one: .*shows the image, and not the snapshot first' "a snapshot, and it is the image"
 	down
 	is "$(devices) $(losetup -a)" ' ' "  nothing is left"
 }
@@ -406,6 +429,10 @@ cmdline() {
 	run ntfsmap cmdline n
 	is "$out" "ntfsmap=n,UUID=$uuid_b:/three.raw" "  and read-write"
 	ntfsmap close n
+	ntfsmap open -q --format raw /dev/vda:/fixed.vhd n >/dev/null
+	run ntfsmap cmdline n
+	is "$out" "ntfsmap=n,UUID=$uuid_a:/fixed.vhd,format=raw" "  and with the format that was given"
+	ntfsmap close n
 	exits 4 "cmdline of nothing" ntfsmap cmdline n
 	ntfsmap host /dev/vda view >/dev/null
 	exits 2 "cmdline of a view" ntfsmap cmdline view
@@ -440,6 +467,8 @@ f file /short.raw 1M fill=pattern
 f sizes /short.raw init=524288
 f sparse /sparse.raw 1M
 f file /store.raw 4M runs=2 fill=zero
+qemu-img create -q -f vpc -o subformat=fixed,force_size=on "$T/fixed.vhd" 1M
+f file /fixed.vhd "$(stat -c %s "$T/fixed.vhd")" fill=stdin <"$T/fixed.vhd"
 mv "$img" "$T/a.img"
 volume 64M
 f file /three.raw 4M runs=3 fill=pattern seed=4
