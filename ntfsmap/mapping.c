@@ -340,8 +340,8 @@ int mapping_read(const char *name, struct dm_device *d, struct mapping *m)
 
 /*
  * NAME of NAME-origin or NAME-cow is there and has a table. It names neither of them for a moment
- * while a merge begins or ends, and for good when it was fenced; but what a store in memory holds is
- * nowhere else.
+ * while a merge begins or ends, and for good when it was fenced; but what a store in memory holds
+ * is nowhere else.
  */
 static bool has_overlay(const struct dm_device *d)
 {

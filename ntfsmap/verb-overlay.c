@@ -365,21 +365,38 @@ static int fail_stuck(const char *name, enum overlay_mode mode)
 	return fail(SYSTEM, "%s is not being merged any more: it was closed or changed", name);
 }
 
+static void look(const char *name, struct overlay_usage *u)
+{
+	struct dm_device d;
+
+	*u = (struct overlay_usage){ .mode = OVERLAY_UNKNOWN };
+	if (!dm_read(name, &d) && dm_is_overlay(&d))
+		overlay_usage(&d, u);
+	dm_device_free(&d);
+}
+
+/* Who ends a merge, or begins it, puts another table there for a moment, with the lock. */
+static void look_again(const char *name, struct overlay_usage *u)
+{
+	if (mapping_lock())
+		return;
+	look(name, u);
+	mapping_unlock();
+}
+
 /* The kernel does it, and goes on when we are ended. *last: how it was found. DONE also where it is
  * an overlay again, as another ntfsmap waited, too, and was faster. */
 static int wait_for_merge(const char *name, struct overlay_usage *last)
 {
 	struct overlay_usage u;
 	struct progress progress;
-	struct dm_device d;
 	uint64_t first = 0;
 
 	progress_start(&progress, "merging");
 	for (;;) {
-		u = (struct overlay_usage){ .mode = OVERLAY_UNKNOWN };
-		if (!dm_read(name, &d) && dm_is_overlay(&d))
-			overlay_usage(&d, &u);
-		dm_device_free(&d);
+		look(name, &u);
+		if (u.mode == OVERLAY_UNKNOWN)
+			look_again(name, &u);
 		if (u.mode != OVERLAY_GOOD || !u.merging || u.used <= u.tables)
 			break;
 		first = first ? first : u.used;

@@ -427,6 +427,13 @@ images() {
 		exits 0 '  verify' ntfsmap verify
 		ntfsmap close d
 	done
+	open_d --overlay /dev/vda:/imgstore.raw /dev/vda:/noroom.vhd
+	dd if="$d/noise" of=/dev/mapper/d bs=512 seek=640 oflag=direct conv=notrunc status=none
+	exits 2 'no merge of what has no room in the image' ntfsmap merge d
+	like "$err" 'room for 0 more: .*ntfsmap reserve' '  says what to do'
+	is "$(dmsetup table d | awk '{ print $3 }')" snapshot '  nothing has changed'
+	ntfsmap revert -q d
+	ntfsmap close d
 	open_d --overlay /dev/vda:/imgstore.raw --static /dev/vda:/dyn.vhd
 	dd if="$d/small" of=/dev/mapper/d oflag=direct status=none
 	exits 2 'no merge where it was opened with --static' ntfsmap merge d
@@ -483,6 +490,7 @@ f sparse /sparse 8M
 qemu-img create -q -f vpc -o subformat=fixed,force_size=on "$T/size.vhd" 1M
 f file /size.vhd "$(stat -c %s "$T/size.vhd")" fill=stdin <"$T/size.vhd"
 qemu-img create -q -f vpc -o subformat=dynamic,force_size=on "$T/dyn.vhd" 8M
+f file /noroom.vhd "$(stat -c %s "$T/dyn.vhd")" fill=stdin <"$T/dyn.vhd"
 "$ntfsmap" reserve -q "$T/dyn.vhd" all
 f file /dyn.vhd "$(stat -c %s "$T/dyn.vhd")" runs=4 order=shuffle fill=stdin <"$T/dyn.vhd"
 qemu-img create -q -f qcow2 "$T/new.qcow2" 8M
