@@ -261,6 +261,7 @@ memory() {
 	dmsetup load d --table "$table" && dmsetup resume d
 	ok '  what it held is there' cmp -n 512 "$d/small" /dev/mapper/d
 	dmsetup wipe_table d
+	udevadm settle
 	exits 0 'close of one that is fenced' ntfsmap close d e
 	udevadm settle
 	is "$(devices) $(losetup -a)" ' ' '  takes all three'

@@ -102,7 +102,7 @@ ntfsmap_report() {
 		;;
 	esac
 	echo "In the boot menu, ntfsmap=NAME,SOURCE on the kernel's command line takes one more option:"
-	echo "  ,overlay=tmpfs  starts without changing anything: what is written goes to memory, and is lost"
+	echo "  ,overlay=tmpfs  starts without changing anything: what is written goes to memory, and is lost (not with ,ro)"
 	echo "  ,allow=WORD     lifts the one refusal whose message names this word"
 	echo "Or here: open it by hand (ntfsmap open --help), then exit."
 }
