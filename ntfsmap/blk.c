@@ -288,7 +288,7 @@ static void search_device(const char *device, void *ctx)
 	blkid_free_probe(pr);
 }
 
-static void each_block_device(void (*fn)(const char *device, void *ctx), void *ctx)
+static void each_block_device(bool copies, void (*fn)(const char *device, void *ctx), void *ctx)
 {
 	DIR *dir = opendir("/sys/class/block");
 	struct dirent *d;
@@ -304,7 +304,7 @@ static void each_block_device(void (*fn)(const char *device, void *ctx), void *c
 		if (f)
 			fclose(f);
 		free(path);
-		if (size && strcmp(size, "0") && !is_copy(makedev(maj, min))) {
+		if (size && strcmp(size, "0") && (copies || !is_copy(makedev(maj, min)))) {
 			node = blk_node(makedev(maj, min));
 			if (node)
 				fn(node, ctx);
@@ -333,7 +333,7 @@ void blk_each_ntfs(void (*fn)(const char *device, void *ctx), void *ctx)
 {
 	struct ntfs_only only = { fn, ctx };
 
-	each_block_device(call_if_ntfs, &only);
+	each_block_device(false, call_if_ntfs, &only);
 }
 
 static int fail_ambiguous(const char *tag, const char *value, const struct search *s)
@@ -352,19 +352,40 @@ static int fail_ambiguous(const char *tag, const char *value, const struct searc
 	return REFUSED;
 }
 
-int blk_find(const char *tag, const char *value, char **device)
+/* digits: of an NTFS UUID, or NULL. */
+static struct search search_for(const char *tag, const char *value, const char *digits)
 {
-	char *digits = strcmp(tag, "UUID") ? NULL : ntfs_uuid_digits(value);
-	struct search s = {
+	return (struct search){
 		.tag = !strcmp(tag, "PARTUUID")	   ? "PART_ENTRY_UUID"
 		       : !strcmp(tag, "PARTLABEL") ? "PART_ENTRY_NAME"
 						   : tag,
 		.value = digits ? digits : value,
 		.short_uuid = digits && strlen(digits) == 8,
 	};
+}
+
+static void search_free(struct search *s)
+{
+	for (size_t i = 0; i < s->n; i++)
+		free(s->found[i]);
+}
+
+bool blk_is_there(const char *tag, const char *value)
+{
+	struct search s = search_for(tag, value, NULL);
+
+	each_block_device(true, search_device, &s);
+	search_free(&s);
+	return s.n > 0;
+}
+
+int blk_find(const char *tag, const char *value, char **device)
+{
+	char *digits = strcmp(tag, "UUID") ? NULL : ntfs_uuid_digits(value);
+	struct search s = search_for(tag, value, digits);
 	int code = DONE;
 
-	each_block_device(search_device, &s);
+	each_block_device(false, search_device, &s);
 	if (s.n == 1)
 		*device = text_copy(s.found[0]);
 	else if (s.n)
@@ -372,8 +393,7 @@ int blk_find(const char *tag, const char *value, char **device)
 	else
 		code = fail(NOT_FOUND, "no block device has %s=%s (lsblk -f shows what there is)%s",
 			    tag, value, geteuid() ? "; only root can read them all" : "");
-	for (size_t i = 0; i < s.n; i++)
-		free(s.found[i]);
+	search_free(&s);
 	free(digits);
 	return code;
 }

@@ -40,6 +40,9 @@ char *blk_uuid(const char *device);
  */
 int blk_find(const char *tag, const char *value, char **device);
 
+/* Has any device that tag with just that value, our own included, and be it several? */
+bool blk_is_there(const char *tag, const char *value);
+
 /* Call fn with every NTFS volume that is not one of ours. */
 void blk_each_ntfs(void (*fn)(const char *device, void *ctx), void *ctx);
 

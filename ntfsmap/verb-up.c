@@ -20,6 +20,9 @@
 #define NOTE_AFTER     2      /* seconds: what takes longer is said */
 #define POLL	       250000 /* microseconds */
 
+/* The initramfs' hooks make it when root has come: boot/initramfs/runtime.sh. */
+#define INITRD_STOP "/run/ntfsmap-initrd/stop"
+
 struct run {
 	const struct options *opt;
 	struct tab tab;
@@ -106,21 +109,38 @@ static void note_waiting(const char *source, int timeout)
 	free(volume);
 }
 
-/* A system that has its root without us runs somewhere else: its disk in a virtual machine, say. */
+/* A system that has its root without us runs somewhere else: its disk in a virtual machine, say.
+ * And one whose root lies in what we have opened can start: blk_find() would not see that. */
 static bool root_is_here(void)
 {
 	char *root = tab_parameter(TAB_CMDLINE, "root=");
-	bool here = root && !look_for(root);
+	char *value = root ? strchr(root, '=') : NULL;
+	bool here;
+	dev_t dev;
 
+	if (!root || *root == '/' || !value) {
+		here = root && blk_dev_of(root, &dev);
+	} else {
+		*value = '\0';
+		here = blk_is_there(root, value + 1);
+	}
 	free(root);
 	return here;
+}
+
+/* Why nobody waits in the initramfs, or NULL. */
+static const char *reason_to_stop(void)
+{
+	if (!access(INITRD_STOP, F_OK))
+		return "the system starts without it";
+	return root_is_here() ? "the root file system is" : NULL;
 }
 
 /* *skip: there is nothing to open here. What cannot be waited for is found missing by who opens. */
 static int wait_for(const struct tab_entry *e, const struct run *r, bool *skip)
 {
 	int timeout = timeout_of(e, r->opt);
-	const char *missing;
+	const char *missing, *stop;
 	bool noted = false;
 
 	*skip = false;
@@ -135,9 +155,10 @@ static int wait_for(const struct tab_entry *e, const struct run *r, bool *skip)
 			return DONE;
 		}
 
-		*skip = r->opt->initrd && root_is_here();
-		if (*skip) {
-			note("%s is not here, and the root file system is: nothing to do", missing);
+		stop = r->opt->initrd ? reason_to_stop() : NULL;
+		if (stop) {
+			note("%s is not here, and %s: nothing to do", missing, stop);
+			*skip = true;
 			return DONE;
 		}
 		if (timeout && waited >= timeout)

@@ -64,8 +64,14 @@ shared_functions() {
 		(until [ -e $state/log ]; do sleep 0.1; done; dmsetup create late --table '0 8 zero') &
 		ntfsmap_await /dev/mapper/late"
 	is "$status" 0 "$shell: root comes while the volume is waited for"
-	is "$(cat $state/status):$(pgrep -x ntfsmap)" 143: "  nobody waits any more"
+	is "$(cat $state/status):$(pgrep -x ntfsmap)" 0: "  nobody waits any more"
+	like "$(cat $state/log)" 'is not here, and the system starts without it' "  which is said"
 	dmsetup remove late
+
+	cmdline "root=UUID=$inside ntfsmap=disk,/dev/vda:/disk.raw ntfsmap=late,UUID=0123456789ABCDEF:/x,timeout=0"
+	hook "$shell" "ntfsmap_await UUID=$inside"
+	is "$status:$(pgrep -x ntfsmap)" 0: "$shell: root is open, and the disk of another image does not come"
+	is_open disk && ntfsmap close disk
 
 	cmdline "root=UUID=$inside ntfsmap=disk,/dev/vda:/sparse.raw"
 	hook "$shell" "ntfsmap_await UUID=$inside || { echo \"status \$?\"; ntfsmap_report; }"

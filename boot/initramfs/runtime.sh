@@ -31,7 +31,6 @@ ntfsmap_start() {
 	modprobe -qa dm_mod loop
 	(
 		ntfsmap up --initrd </dev/null >"$ntfsmap_dir/log" 2>&1 &
-		echo $! >"$ntfsmap_dir/pid"
 		wait $!
 		echo $? >"$ntfsmap_dir/status.new"
 		mv "$ntfsmap_dir/status.new" "$ntfsmap_dir/status"
@@ -52,10 +51,12 @@ ntfsmap_opened() {
 	grep -qs 'NTFSMAP-' /sys/class/block/dm-*/dm/uuid
 }
 
-# Root is there: nobody has to wait for a disk any more. What has begun to open something gets to its end.
+# Root is there: nobody has to wait for a disk any more. What has begun to open something gets to its end; a signal
+# could come in the middle of it.
 ntfsmap_stop() {
+	[ "$(ntfsmap_state)" = running ] || return 0
+	: >"$ntfsmap_dir/stop"
 	while [ "$(ntfsmap_state)" = running ]; do
-		ntfsmap_opened || kill "$(cat "$ntfsmap_dir/pid")" 2>/dev/null
 		sleep 0.2 2>/dev/null || sleep 1
 	done
 }
