@@ -246,6 +246,20 @@ static char *node_of_source(const char *source)
 	return node;
 }
 
+static bool needs_node(const struct tab_entry *e, const char *node)
+{
+	bool needs = false;
+
+	for (unsigned int i = 0; i < TAB_SOURCES && !needs; i++) {
+		const char *source = tab_source(e, i);
+		char *other = source ? node_of_source(source) : NULL;
+
+		needs = other && !strcmp(node, other);
+		free(other);
+	}
+	return needs;
+}
+
 /* The longest that an entry on that device wants to wait for it. */
 static int timeout_of(const struct output *out, const char *node)
 {
@@ -253,11 +267,9 @@ static int timeout_of(const struct output *out, const char *node)
 
 	for (size_t i = 0; i < out->tab->n; i++) {
 		const struct tab_entry *e = &out->tab->v[i];
-		char *other = node_of_source(e->source);
 
-		if (other && !strcmp(node, other) && e->timeout >= 0 && longest)
+		if (e->timeout >= 0 && longest && needs_node(e, node))
 			longest = !e->timeout || e->timeout > longest ? e->timeout : longest;
-		free(other);
 	}
 	return longest;
 }
@@ -277,6 +289,18 @@ static void add_mount_point(const char *point, FILE *f)
 
 	add_path(*parent ? parent : "/", f);
 	free(parent);
+}
+
+static void add_timeout(const struct output *out, const char *device, const char *node)
+{
+	int timeout = timeout_of(out, node);
+
+	if (timeout > 0)
+		add_settings(out, device, "50-ntfsmap-timeout.conf", "JobRunningTimeoutSec=%d\n",
+			     timeout);
+	else if (!timeout)
+		add_settings(out, device, "50-ntfsmap-timeout.conf",
+			     "JobRunningTimeoutSec=infinity\n");
 }
 
 /* Where SOURCE is: a device that is waited for, or a path. */
@@ -299,18 +323,11 @@ static void add_source(const struct output *out, const struct tab_entry *e, cons
 	device = text("%s.device", stem);
 	/* The end of what the initramfs has opened is not systemd's. */
 	fprintf(f, "%s=%s\nAfter=%s\n", e->attach ? "Requires" : "BindsTo", device, device);
-	if (source == e->source) {
+	add_timeout(out, device, node);
+	if (source == e->source && !e->noauto) {
 		char *unit = unit_of_entry(e);
-		int timeout = timeout_of(out, node);
 
-		if (!e->noauto)
-			add_link(out, device, "wants", unit, TEMPLATE);
-		if (timeout > 0)
-			add_settings(out, device, "50-ntfsmap-timeout.conf",
-				     "JobRunningTimeoutSec=%d\n", timeout);
-		else if (!timeout)
-			add_settings(out, device, "50-ntfsmap-timeout.conf",
-				     "JobRunningTimeoutSec=infinity\n");
+		add_link(out, device, "wants", unit, TEMPLATE);
 		free(unit);
 	}
 	free(node);
@@ -327,13 +344,9 @@ static void add_entry(const struct output *out, const struct tab_entry *e)
 		goto out;
 	fprintf(f, "# Made by ntfsmap-generator from %s\n[Unit]\nSourcePath=%.*s\n", e->where,
 		(int)(strrchr(e->where, ':') - e->where), e->where);
-	add_source(out, e, e->source, f);
-	if (e->parent)
-		add_source(out, e, e->parent, f);
-	if (e->data)
-		add_source(out, e, e->data, f);
-	if (e->overlay && strcmp(e->overlay, "tmpfs"))
-		add_source(out, e, e->overlay, f);
+	for (unsigned int i = 0; i < TAB_SOURCES; i++)
+		if (tab_source(e, i))
+			add_source(out, e, tab_source(e, i), f);
 	if (e->host)
 		add_mount_point(e->host, f);
 	add_devices(out, e, f);

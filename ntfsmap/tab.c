@@ -240,6 +240,20 @@ static struct tab_entry *find(const struct tab *tab, const char *name)
 	return NULL;
 }
 
+const char *tab_source(const struct tab_entry *e, unsigned int i)
+{
+	switch (i) {
+	case 0:
+		return e->source;
+	case 1:
+		return e->overlay && strcmp(e->overlay, "tmpfs") ? e->overlay : NULL;
+	case 2:
+		return e->parent;
+	default:
+		return e->data;
+	}
+}
+
 const struct tab_entry *tab_find(const struct tab *tab, const char *name)
 {
 	return find(tab, name);

@@ -35,6 +35,10 @@ struct tab {
 	size_t n;
 };
 
+/* The SOURCEs of an entry: 0 the image's own, then those of its options; NULL: not given. */
+#define TAB_SOURCES 4
+const char *tab_source(const struct tab_entry *e, unsigned int i);
+
 /*
  * Read the file. Each line that is wrong is said, and left out, and so are both lines of a name
  * that is there twice; what is in *tab afterwards can be used, whatever is returned: the first

@@ -53,23 +53,6 @@ static int read_tab(const struct options *opt, struct tab *tab)
 	return code ? code : more;
 }
 
-/* The SOURCEs of an entry: 0 the image's own, then those of its options; NULL: not given. */
-#define N_SOURCES 4
-
-static const char *source_of(const struct tab_entry *e, unsigned int i)
-{
-	switch (i) {
-	case 0:
-		return e->source;
-	case 1:
-		return e->overlay && strcmp(e->overlay, "tmpfs") ? e->overlay : NULL;
-	case 2:
-		return e->parent;
-	default:
-		return e->data;
-	}
-}
-
 /* Is what a SOURCE lies on there? Says nothing. */
 static int look_for(const char *source)
 {
@@ -86,9 +69,9 @@ static int look_for(const char *source)
 /* The first SOURCE that is not there yet, or NULL. */
 static const char *missing_source(const struct tab_entry *e)
 {
-	for (unsigned int i = 0; i < N_SOURCES; i++)
-		if (source_of(e, i) && look_for(source_of(e, i)) == NOT_FOUND)
-			return source_of(e, i);
+	for (unsigned int i = 0; i < TAB_SOURCES; i++)
+		if (tab_source(e, i) && look_for(tab_source(e, i)) == NOT_FOUND)
+			return tab_source(e, i);
 	return NULL;
 }
 
@@ -472,8 +455,8 @@ static bool is_wanted(const struct tab_entry *e, const struct run *r, dev_t dev,
 		return false;
 	if (!r->opt->device)
 		return true;
-	for (unsigned int i = 0; i < N_SOURCES; i++)
-		if (source_of(e, i) && lies_on(source_of(e, i), dev))
+	for (unsigned int i = 0; i < TAB_SOURCES; i++)
+		if (tab_source(e, i) && lies_on(tab_source(e, i), dev))
 			return true;
 	return false;
 }

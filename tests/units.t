@@ -105,6 +105,10 @@ has_not b tmpfs "  but not for tmpfs"
 has c 'RequiresMountsFor="/srv/my files/100%%.raw"' "a path: what it is mounted from"
 has c 'RequiresMountsFor="/mnt/deep"' "  host=: the folder that the mount point is in"
 
+tab 'a /dev/sda3:/a timeout=5,parent=/dev/sdb1:/p'
+is "$(grep -h Timeout "$made/$(device /dev/sdb1).d/50-ntfsmap-timeout.conf" 2>&1)" JobRunningTimeoutSec=5 \
+	"timeout= is that of the devices of options, too"
+
 # --- names ---
 n=0
 lines=()
