@@ -355,6 +355,7 @@ static int read_lines(const char *file, char *bytes, size_t len, struct tab *tab
 			first = code;
 	}
 	drop_bad(tab);
+	tab->incomplete = first != DONE;
 	return first;
 }
 
@@ -514,6 +515,7 @@ int tab_read_cmdline(const char *file, struct tab *tab)
 	}
 	free(bytes);
 	drop_bad(&mine);
+	tab->incomplete |= first != DONE;
 	for (size_t i = 0; i < mine.n; i++) {
 		struct tab_entry *old = find(tab, mine.v[i].name);
 

@@ -33,6 +33,7 @@ struct tab_entry {
 struct tab {
 	struct tab_entry *v; /* in the order of the file */
 	size_t n;
+	bool incomplete; /* something that was wrong has been left out */
 };
 
 /* The SOURCEs of an entry: 0 the image's own, then those of its options; NULL: not given. */

@@ -435,7 +435,8 @@ static int check_names(const struct run *r, int argc, char **argv)
 
 	for (int i = 0; i < argc; i++)
 		if (!tab_find(&r->tab, argv[i]))
-			code = fail(NOT_FOUND, "%s names no \"%s\"", tab_file(r->opt), argv[i]);
+			code = fail(NOT_FOUND, "%s names no \"%s\"%s", tab_file(r->opt), argv[i],
+				    r->tab.incomplete ? " in a line that can be used" : "");
 	return code;
 }
 
@@ -461,6 +462,17 @@ static bool is_wanted(const struct tab_entry *e, const struct run *r, dev_t dev,
 	return false;
 }
 
+/* A mistake in another line counts where all lines were asked for, and in the initramfs when it has
+ * left nothing to open there: who reads the status has nothing else to show then. */
+static bool entries_decide(const struct run *r, int argc)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < r->tab.n; i++)
+		any |= r->tab.v[i].attach && !r->tab.v[i].noauto;
+	return argc || r->opt->device || (r->opt->initrd && any);
+}
+
 static int begin(struct run *r, const struct options *opt, int argc, char **argv)
 {
 	int code = check_usage(opt, argc);
@@ -469,6 +481,9 @@ static int begin(struct run *r, const struct options *opt, int argc, char **argv
 	if (code)
 		return code;
 	code = read_tab(opt, &r->tab);
+	/* What was asked for decides, and not a mistake in another line: that has been said. */
+	if (code && r->tab.incomplete && entries_decide(r, argc))
+		code = DONE;
 	return code ? code : check_names(r, argc, argv);
 }
 

@@ -66,6 +66,14 @@ failures() {
 	like "$err" "ntfsmap: $tab:3: bad has no SOURCE" "  the line is named"
 	like "$err" "ntfsmap: $tab:1: lost: .*lost.raw" "  what failed is, with its line and name"
 	like "$err" "ntfsmap: $tab:4: sparse: .*sparse" "  and the other"
+	down one
+	is "$status $(devices)" '0 ' "down NAME: a wrong line of another is no failure"
+	up one
+	is "$status $(devices)" '0 one' "  nor for up NAME"
+	like "$err" "ntfsmap: $tab:3: bad has no SOURCE" "  but it is said"
+	up nosuch
+	like "$status $err" "4 .*names no \"nosuch\" in a line that can be used" "  and a NAME that the table lacks is"
+	down
 	entries "one UUID=$uuid_a:/one.raw" "sparse UUID=$uuid_a:/sparse.raw" "lost UUID=$uuid_a:/lost.raw"
 	up
 	is "$status" 2 "the exit status is that of the first failure"
@@ -391,10 +399,13 @@ initrd() {
 	boots "ntfsmap=a,UUID=$uuid_a:/one.raw ntfsmap=a,UUID=$uuid_a:/off.raw ntfsmap=b,UUID=$uuid_a:/one.raw,rw ntfsmap=," \
 		"ntfsmap=d,UUID=$uuid_a:/off.raw"
 	run ntfsmap up --initrd
-	is "$status $(devices)" '1 d' "words that are wrong are left out"
+	is "$status $(devices)" '0 d' "words that are wrong are left out"
 	like "$err" '/proc/cmdline: ntfsmap=a: a is there twice' "  one that is there twice"
 	like "$err" '/proc/cmdline: ntfsmap=b: "rw" is no option' "  one with an unknown option"
 	ntfsmap close d
+	boots "ntfsmap=b,UUID=$uuid_a:/one.raw,rw"
+	run ntfsmap up --initrd
+	is "$status $(devices)" '1 ' "  but where nothing is left, that is the failure"
 	boots "ntfsmap=a,UUID=$uuid_b:/three.raw,timeout=1"
 	unplug vdb
 	run ntfsmap up --initrd
