@@ -352,8 +352,9 @@ static int open_entry(const struct tab_entry *e, const struct run *r)
 		note("is up already");
 	else if (!code)
 		code = open_device(e->source, e->name, &opt);
-	if (!code && e->host && !r->opt->initrd) /* its folder is on a root that comes later */
-		code = mount_host(e);
+	/* not in the initramfs: its folder is on a root that comes later */
+	if (!code && e->host && !r->opt->initrd && mount_host(e))
+		warn("host=%s is not mounted; the image is open without it", e->host);
 	return code;
 }
 

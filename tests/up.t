@@ -265,8 +265,9 @@ views() {
 	down
 	entries "one UUID=$uuid_a:/one.raw host=/mnt/win" "off UUID=$uuid_a:/off.raw host=/mnt/other"
 	up
-	is "$status" 5 "one volume on two folders"
-	like "$err" "$tab:2: off: host=/mnt/other: .*mounted on /mnt/win" "  is refused"
+	is "$status $(devices)" "0 host-$uuid_a off one" "one volume on two folders: the images are open"
+	like "$err" "$tab:2: off: host=/mnt/other: .*mounted on /mnt/win" "  the second folder is refused"
+	like "$err" "warning: $tab:2: off: host=/mnt/other is not mounted" "  which is a warning"
 	cd /mnt/win || bail 'no /mnt/win'
 	down
 	is "$status $(devices)" "5 host-$uuid_a" "down: a view in use stays"
@@ -275,11 +276,11 @@ views() {
 	is "$status $(devices)" '0 ' "  until it is not"
 	entries "one UUID=$uuid_a:/one.raw host=/mnt/none"
 	up
-	is "$status $(devices)" '4 one' "a folder that is not there: the image is open"
+	is "$status $(devices)" '0 one' "a folder that is not there: the image is open"
 	like "$err" 'host=/mnt/none' "  and it is said"
 	entries "one UUID=$uuid_a:/one.raw host=/proc"
 	up
-	is "$status $(devices)" '5 one' "a folder where something is mounted"
+	is "$status $(devices)" '0 one' "a folder where something is mounted"
 	like "$err" 'host=/proc: proc is mounted there' "  says what"
 	down
 	ok "down leaves that mounted" mountpoint -q /proc
