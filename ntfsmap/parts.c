@@ -266,6 +266,19 @@ char *parts_users(const struct dm_device *disk, const struct dm_devices *all)
 	return users;
 }
 
+bool parts_in_use(const struct dm_device *disk, const struct dm_devices *all)
+{
+	struct partitions parts;
+	bool in_use;
+
+	parts_over(disk, all, &parts);
+	in_use = disk->open_count > (int)parts.n; /* each has it open once */
+	for (size_t i = 0; i < parts.n; i++)
+		in_use |= parts.v[i].device->open_count > 0;
+	free(parts.v);
+	return in_use;
+}
+
 /* ---- changing it ---- */
 
 static char *part_name(const struct dm_device *disk, const struct partition *p)

@@ -34,6 +34,9 @@ void parts_over(const struct dm_device *disk, const struct dm_devices *all,
 /* What uses the disk or one of its partitions, for people, or NULL: dm_users(). */
 char *parts_users(const struct dm_device *disk, const struct dm_devices *all);
 
+/* Has somebody it or one of its partitions open? They themselves do not count. */
+bool parts_in_use(const struct dm_device *disk, const struct dm_devices *all);
+
 /* The rest is called inside mapping_change(). */
 
 /* Make all that the partition table of NAME names, or none. No table: a note. */

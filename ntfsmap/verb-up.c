@@ -13,6 +13,7 @@
 #include "blk.h"
 #include "hostview.h"
 #include "mapping.h"
+#include "parts.h"
 #include "tab.h"
 #include "verb.h"
 
@@ -592,13 +593,15 @@ static bool is_leaving(dev_t dev, void *ctx)
 	return !size;
 }
 
-static int give_up(const struct tab_entry *e, const struct dm_device *d, struct leaving *l)
+static int give_up(const struct tab_entry *e, const struct dm_device *d,
+		   const struct dm_devices *all, struct leaving *l)
 {
 	struct options opt = { .deferred = true };
-	char *users = d->open_count ? dm_users(d) : NULL, *name = e->name;
+	bool in_use = parts_in_use(d, all);
+	char *users = in_use ? parts_users(d, all) : NULL, *name = e->name;
 	int code = verb_close(1, &name, &opt);
 
-	if (!code && d->open_count)
+	if (!code && in_use)
 		warn("%s goes while it is in use (%s): it is closed when that ends, and what has "
 		     "not been written by then is lost",
 		     l->path, users ? users : "some program has it open");
@@ -627,7 +630,7 @@ static int leave_entry(const struct tab_entry *e, const struct run *r)
 		if (!strcmp(all.v[i].name, e->name) && !all.v[i].deferred)
 			d = &all.v[i];
 	if (d && dm_any_below(&all, d, is_leaving, &l))
-		code = give_up(e, d, &l);
+		code = give_up(e, d, &all, &l);
 	view = e->host ? dm_find(&all, hostview_on(e->host)) : NULL;
 	if (view && dm_any_below(&all, view, is_leaving, &l)) {
 		more = hostview_unmount(e->host, true);
