@@ -430,8 +430,8 @@ static int find_fresh(const struct dm_device *disk, const struct dm_devices *all
 }
 
 /* The old ones first, as new ones may need their names. */
-static int follow(const struct dm_device *disk, const struct dm_devices *all,
-		  const struct partitions *live, const struct partitions *table)
+static int follow(const struct dm_device *disk, const struct partitions *live,
+		  const struct partitions *table, bool *changed)
 {
 	struct partitions fresh = { 0 };
 	int code = find_fresh(disk, all, live, table, &fresh);
@@ -439,18 +439,22 @@ static int follow(const struct dm_device *disk, const struct dm_devices *all,
 	for (size_t i = 0; i < live->n && !code; i++) {
 		const struct partition *p = &live->v[i], *now = find(table, p->number);
 
-		if (!now)
-			code = dm_remove(p->device->name, false);
-		else if (now->start != p->start || now->count != p->count)
-			code = reload_part(disk, p, now);
+		if (now && now->start == p->start && now->count == p->count)
+			continue;
+		*changed = true;
+		code = now ? reload_part(disk, p, now) : dm_remove(p->device->name, false);
 	}
+	for (size_t i = 0; i < table->n; i++)
+		if (!find(live, table->v[i].number))
+			add(&fresh, table->v[i]);
+	*changed |= fresh.n > 0;
 	if (!code)
 		code = make_all(disk, &fresh);
 	free(fresh.v);
 	return code;
 }
 
-int parts_update(const char *name)
+int parts_update(const char *name, bool *changed)
 {
 	struct partitions table = { 0 }, live = { 0 };
 	struct dm_devices all;
@@ -468,7 +472,7 @@ int parts_update(const char *name)
 		if (!code && live.n)
 			code = check_update(&live, &table);
 		if (!code && live.n)
-			code = follow(&disk, &all, &live, &table);
+			code = follow(&disk, &live, &table, changed);
 		dm_devices_free(&all);
 	}
 	free(live.v);

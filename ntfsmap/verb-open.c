@@ -274,9 +274,16 @@ static int reload_chain(const struct dm_device *d, const struct dm_devices *all,
 	return code ? code : reload_device(d, img, changed);
 }
 
+struct parts_change {
+	const char *name;
+	bool *changed;
+};
+
 static int update_parts(void *ctx)
 {
-	return parts_update(ctx);
+	const struct parts_change *c = ctx;
+
+	return parts_update(c->name, c->changed);
 }
 
 static int reload_mapping(const struct dm_device *d, const struct mapping *m,
@@ -309,7 +316,7 @@ static int reload_mapping(const struct dm_device *d, const struct mapping *m,
 		image_close(&img);
 	}
 	if (!code)
-		code = mapping_change(update_parts, d->name);
+		code = mapping_change(update_parts, &(struct parts_change){ d->name, &changed });
 	if (!code && !changed)
 		note("%s: nothing has changed", d->name);
 	dm_devices_free(&all);

@@ -173,6 +173,7 @@ reloaded() {
 	ntfsmap open -q --partitions /dev/vda:/mbr mbr >/dev/null
 	printf 'label: dos\nstart=2048, size=20480\nstart=32768, size=8192\n' | scripted mbr
 	exits 0 "reload after the table was changed" ntfsmap reload mbr
+	unlike "$err" "nothing has changed" "  and nobody says that nothing was"
 	is "$(ours mbr)" "$(printf '1 2048 20480\n2 32768 8192')" "  the partitions follow"
 	mkfs.ext4 -q -F /dev/mapper/mbr-part2
 	mount /dev/mapper/mbr-part2 /mnt/m
