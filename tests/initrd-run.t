@@ -80,6 +80,11 @@ shared_functions() {
 	hook "$shell" "ntfsmap_await UUID=$inside || { echo \"status \$?\"; ntfsmap_report; }"
 	like "$out" 'status 4.*/none.*no such file' "$shell: no such file"
 	unlike "$out" 'Restart' "  which is not Windows' fault"
+	cmdline "root=UUID=$inside ntfsmap=disk,/dev/vda:/disk.raw ntfsmap=other,/dev/vda:/none"
+	hook "$shell" "ntfsmap_await /dev/mapper/in-lvm"
+	is "$status" 0 "$shell: another image fails, and root may still come from what is open"
+	like "$out" '/none.*no such file' "  what failed is said"
+	ntfsmap close disk
 	cmdline "root=UUID=$inside"
 	hook "$shell" "ntfsmap_named"
 	is "$status" 1 "$shell: nothing is named"
@@ -145,6 +150,14 @@ dracut() {
 	like "$out" 'EMERGENCY.*sparse.*Restart' "  the verdict, in the emergency shell"
 	like "$out" $'\n''(running|2)$' "  and another try after that"
 	until [ -e $state/status ]; do sleep 0.1; done
+	rm -rf $state
+	cmdline "root=/dev/mapper/in-lvm ntfsmap=disk,/dev/vda:/disk.raw ntfsmap=other,/dev/vda:/none"
+	hook "$1" "root=block:/dev/mapper/in-lvm hookdir=/run/hooks; until $up [ -e $state/status ]; do sleep 0.1; done; $up
+		cat /run/hooks/emergency/20-ntfsmap.txt"
+	unlike "$out" EMERGENCY "  no shell while root may come from what is open"
+	like "$out" '/none.*no such file' "  but the verdict, for when it does not"
+	rm -f /run/hooks/emergency/*
+	ntfsmap close disk
 	cmdline "root=UUID=$inside ntfsmap=disk,UUID=0123456789ABCDEF:/disk.raw"
 	rm -rf $state
 	hook "$1" "$up . /usr/lib/dracut/modules.d/90ntfsmap/ntfsmap-stop.sh"

@@ -15,8 +15,15 @@ ntfsmap_settled() (
 			[ ! -e "$ask" ] || return 0
 		done
 		# shellcheck disable=SC2154 # dracut's
-		ntfsmap_report >"$hookdir/emergency/20-ntfsmap.txt"
-		echo "cat '$hookdir/emergency/20-ntfsmap.txt'" >"$hookdir/emergency/20-ntfsmap.sh"
+		! ntfsmap_present "${root#block:}" || return 0
+		# For dracut's own shell, too, in which its waiting ends.
+		# shellcheck disable=SC2154 # dracut's
+		if [ ! -e "$hookdir/emergency/20-ntfsmap.sh" ]; then
+			ntfsmap_report >"$hookdir/emergency/20-ntfsmap.txt"
+			echo "cat '$hookdir/emergency/20-ntfsmap.txt'" >"$hookdir/emergency/20-ntfsmap.sh"
+		fi
+		# Root may still come from what is open: LUKS, LVM.
+		! ntfsmap_opened || return 0
 		emergency_shell "ntfsmap could not open the disk image that this system is in"
 		rm -f "$hookdir"/emergency/20-ntfsmap.*
 		# Whoever leaves the shell has made it possible, or wants another try.

@@ -62,7 +62,8 @@ ntfsmap_stop() {
 }
 
 # ntfsmap_await DEVICE...: open what is named, unless these devices, which root needs, come by themselves. 0: they are
-# there, or all is open. Otherwise the status of ntfsmap up.
+# there, or something is open from which they may still come (LUKS, LVM): who called waits for them as for any others.
+# Otherwise the status of ntfsmap up.
 ntfsmap_await() {
 	! ntfsmap_present "$@" || return 0
 	ntfsmap_start
@@ -79,7 +80,7 @@ ntfsmap_await() {
 	done
 	[ "$(ntfsmap_state)" != 0 ] || return 0
 	# Something else that was named is missing: the system itself can deal with that.
-	if ntfsmap_present "$@"; then
+	if ntfsmap_present "$@" || ntfsmap_opened; then
 		cat "$ntfsmap_dir/log"
 		return 0
 	fi
