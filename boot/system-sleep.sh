@@ -17,6 +17,8 @@
 # - It looks at where the file lies and at what Windows may still do to it, not at what is in it: if Windows wrote to
 #   the image, a file system that was mounted from it has old contents in memory and destroys new ones, and nothing
 #   tells.
+# - It sees only what ntfsmap itself opened: what dmsetup made from a table that ntfsmap printed has no UUID of ours, and
+#   nothing tells which file it was.
 # - It is no help where systemd does not put the machine to sleep, nor if it lies on the mapping that it has to end.
 # So close what can be written before hibernating Linux: ntfsmap(8), WHEN LINUX HIBERNATES TOO.
 set -u

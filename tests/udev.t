@@ -156,6 +156,16 @@ hibernation() {
 	dmsetup remove --retry over-cow
 	dmsetup remove --retry tmp-cow
 	ntfsmap close reader plain win one
+	dmsetup create foreign --table "0 8 linear /dev/vda1 8"
+	dmsetup create lvm -u LVM-x --table "0 8 linear /dev/mapper/foreign 0"
+	exits 1 "  one that dmsetup made on the volume" "$check"
+	like "$err" ': foreign\. .*, then dmsetup remove foreign; or shut down' "  is named, but not what lies on that" ||
+		diag "$err"
+	dmsetup remove --retry lvm
+	dmsetup remove --retry foreign
+	dmsetup create foreign --readonly --table "0 8 linear /dev/vda1 0"
+	exits 0 "  read-only, it does not matter" "$check"
+	dmsetup remove --retry foreign
 	exits 0 "  closed" "$check"
 }
 

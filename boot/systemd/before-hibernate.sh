@@ -45,8 +45,34 @@ done <<END
 $all
 END
 
-[ -n "$open" ] || exit 0
+# What dmsetup made, of a table that `ntfsmap SOURCE` printed or of any other, has no UUID of ours. It shows by lying on
+# an NTFS partition, or on a loop device over one; what lies on our own devices goes with those.
+is_ntfs_volume() {
+	case $(cat "/sys/class/block/$1/dm/uuid" 2>/dev/null) in
+	NTFSMAP-* | part*-NTFSMAP-*) return 1 ;;
+	esac
+	case $(cat "/sys/class/block/$1/loop/backing_file" 2>/dev/null) in
+	"" | /dev/*) ;;
+	*) return 1 ;;
+	esac
+	[ "$(dd if="/dev/$1" bs=1 skip=3 count=8 2>/dev/null | tr -d '\0')" = 'NTFS    ' ]
+}
+
+others=
+for dm in /sys/class/block/dm-*; do
+	[ "$(cat "$dm/ro" 2>/dev/null)" = 0 ] || continue
+	case $(cat "$dm/dm/uuid") in
+	NTFSMAP-* | part*-NTFSMAP-*) continue ;;
+	esac
+	for slave in "$dm"/slaves/*; do
+		is_ntfs_volume "${slave##*/}" || continue
+		others="$others $(cat "$dm/dm/name")"
+		break
+	done
+done
+
+[ -n "$open$others" ] || exit 0
 echo "<3>ntfsmap: Linux must not hibernate while images on NTFS volumes are open that can be written (Windows may" \
-	"move them meanwhile):$open. End what uses them, then ntfsmap close$open; or shut down." \
-	"ntfsmap-generator(8) says more" >&2
+	"move them meanwhile):$open$others. End what uses them, then${open:+ ntfsmap close$open;}${others:+ dmsetup" \
+	"remove$others;} or shut down. ntfsmap-generator(8) says more" >&2
 exit 1
