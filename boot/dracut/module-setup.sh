@@ -31,7 +31,7 @@ install() {
 	inst "$ntfsmap" /usr/sbin/ntfsmap
 	inst_multiple blkid dmsetup modprobe sed grep cat sleep mkdir rm mv
 	inst_simple "$ntfsmap_lib/runtime.sh" /usr/lib/ntfsmap/runtime.sh
-	if grep -qs '^[^#].*x-initrd\.attach' /etc/ntfsmaptab; then
+	if grep -qs '^[[:blank:]]*[^#[:blank:]].*x-initrd\.attach' /etc/ntfsmaptab; then
 		inst_simple /etc/ntfsmaptab
 	fi
 	# inst_rules would bring what they start in the system: here only the hooks open something.

@@ -37,6 +37,7 @@ would_use_vdisk() {
 	shift 2
 	for option; do
 		shift
+		option=$(unescape "$option")
 		case $option in
 		static) return 1 ;;
 		ro) set -- "$@" --readonly ;;
@@ -50,9 +51,9 @@ would_use_vdisk() {
 	return 1
 }
 
-# Blanks and commas are written as \040 and \054 in the tab.
+# In the tab \040 is a blank, and so on; a backslash without three octal digits is one.
 unescape() {
-	printf '%s\n' "$1" | sed 's/\\040/ /g; s/\\054/,/g'
+	printf %b "$(printf '%s\n' "$1" | sed 's/\\/\\\\/g; s/\\\\\([0-3][0-7][0-7]\)/\\0\1/g')"
 }
 
 # complain WHAT: what needs the module that is not there
@@ -90,6 +91,6 @@ root=$(findmnt --noheadings --nofsroot --output SOURCE / 2>/dev/null)
 if device=$(block_device "$root") && uses_vdisk "$device"; then
 	complain "the root file system"
 fi
-grep -s '^[^#].*x-initrd\.attach' "$tab" | while read -r line; do
+grep -s '^[[:blank:]]*[^#[:blank:]].*x-initrd\.attach' "$tab" | while read -r line; do
 	(look_at "$line") || exit
 done
