@@ -85,6 +85,13 @@ $(B)/bin/ntfsmap: $(MAP_OBJ) $(B)/libvdisk.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(PKG_LIBS)
 
 $(B)/boot/generator.o: BASE += -DUNITDIR='"$(UNITDIR)"'
+$(B)/boot/generator.o: $(B)/unitdir
+
+# Written when it says something else: what has it compiled in is made anew then.
+$(B)/unitdir: FORCE
+	@mkdir -p $(@D)
+	@echo '$(UNITDIR)' | cmp -s - $@ || echo '$(UNITDIR)' >$@
+FORCE:
 
 $(B)/boot/ntfsmap-generator: $(patsubst %.c,$(B)/%.o,$(wildcard boot/*.c)) $(B)/ntfsmap/tab.o $(B)/ntfsmap/msg.o
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
@@ -211,7 +218,8 @@ install: all install-units
 	install -D -m 644 -t $(DESTDIR)$(MKINITCPIODIR)/udev boot/mkinitcpio/63-ntfsmap-persist.rules
 
 # Programs are named with their paths: neither udev nor systemd looks in /usr/local.
-PATHS = sed -e 's|@BOOTDIR@|$(BOOTDIR)|' -e 's|@BINDIR@|$(BINDIR)|' -e 's|^PATH=.*|&:$(BINDIR)|'
+PATHS = sed -e 's|@BOOTDIR@|$(BOOTDIR)|' -e 's|@MKINITCPIODIR@|$(MKINITCPIODIR)|' \
+	-e 's|@BINDIR@|$(BINDIR)|' -e 's|^PATH=.*|&:$(BINDIR)|'
 UDEV_RULES := 11-dm-ntfsmap.rules 62-ntfsmap.rules
 SYSTEMD_UNITS := ntfsmap.target ntfsmap@.service ntfsmap-up@.service
 SLEEP_UNITS := hibernate hybrid-sleep suspend-then-hibernate
@@ -290,6 +298,7 @@ help:
 	@echo 'make clean      remove build/'
 	@echo 'INSTALL=no      never call apt; tests that lack a tool are skipped by name'
 
-.PHONY: all tools module modules_install deps demo check bench-owners lint install \
-	install-units uninstall uninstall-units clean help
+.PHONY: all tools module modules_install deps demo check bench bench-quick bench-owners bench-tools bench-user \
+	bench-growth bench-clock bench-chart lint install install-units install-initramfs uninstall uninstall-units \
+	uninstall-initramfs clean help FORCE
 .SECONDARY:
