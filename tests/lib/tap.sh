@@ -11,6 +11,8 @@
 #   skip_all REASON, bail REASON, diag TEXT
 #   done_testing               last
 #
+# What checks something returns 1 when it failed, so that `|| diag TEXT` can say more.
+#
 # $T is a folder of the test's own, removed at its end; $top is the top of the project.
 set -u
 top=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
@@ -35,7 +37,7 @@ diag() {
 	echo "# ${*//$'\n'/$'\n# '}" >&"$tap_err"
 }
 
-# result STATUS NAME: the one place that counts.
+# result STATUS NAME [TEXT]: the one place that counts. TEXT is for a failure. Returns STATUS.
 result() {
 	tests=$((tests + 1))
 	if [ "$1" = 0 ]; then
@@ -44,6 +46,7 @@ result() {
 		failed=$((failed + 1))
 		echo "not ok $tests - $2" >&"$tap"
 		diag "failed: $2 (${0##*/} line $(caller_line))"
+		[ -z "${3-}" ] || diag "$3"
 	fi
 	return "$1"
 }
@@ -69,23 +72,23 @@ ok() {
 	if log=$("$@" 2>&1); then
 		result 0 "$name"
 	else
-		result 1 "$name" || diag "command: $*"$'\n'"$log"
+		result 1 "$name" "command: $*"$'\n'"$log"
 	fi
 }
 
 is() {
 	[ "$1" = "$2" ]
-	result $? "$3" || diag "got:      $1"$'\n'"expected: $2"
+	result $? "$3" "got:      $1"$'\n'"expected: $2"
 }
 
 like() {
 	[[ $1 =~ $2 ]]
-	result $? "$3" || diag "got:      $1"$'\n'"expected to match: $2"
+	result $? "$3" "got:      $1"$'\n'"expected to match: $2"
 }
 
 unlike() {
 	[[ ! $1 =~ $2 ]]
-	result $? "$3" || diag "got:      $1"$'\n'"expected not to match: $2"
+	result $? "$3" "got:      $1"$'\n'"expected not to match: $2"
 }
 
 done_testing() {
