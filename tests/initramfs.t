@@ -98,6 +98,10 @@ initramfs_tools() {
 	order=$(grep -o 'local-top/[a-z]*' "$upper/i/scripts/local-top/ORDER" | xargs)
 	like "$order " 'local-top/ntfsmap .*local-top/cryptroot ' "  before what unlocks root"
 	rm -rf "$upper"/i "$upper"/i.img
+	in_system sh -c "echo BUSYBOX=n >/etc/initramfs-tools/conf.d/none
+		mkinitramfs -o /i.img $version && unmkinitramfs /i.img /i && cd /i/bin && ls awk grep rm sed"
+	is "$(xargs <<<"$out")" 'awk grep rm sed' "  what its hooks need is there without busybox" || diag "$err"
+	in_system rm -rf /i /i.img /etc/initramfs-tools/conf.d/none
 	tab /disk.raw noauto
 	in_system sh -c "mkinitramfs -o /i.img $version && unmkinitramfs /i.img /i"
 	ok "  no table without an entry for it" test -x "$upper/i/usr/sbin/ntfsmap" -a ! -e "$upper/i/etc/ntfsmaptab"

@@ -128,6 +128,10 @@ partitioned() {
 	like "$status $err" '0 .*blank: is up already' "  up again"
 	down
 	is "$status $(devices)" '0 ' "  down takes them away"
+	up
+	down --device /dev/vdb
+	like "$status $err" '0 .*blank: closed, as /dev/vdb goes' "  nor does the disk count as used by them when it goes"
+	is "$(devices)" '' "  which takes them away, too"
 }
 
 overlaid() {
