@@ -83,7 +83,7 @@ shared_functions() {
 	cmdline "root=UUID=$inside ntfsmap=disk,/dev/vda:/disk.raw ntfsmap=other,/dev/vda:/none"
 	hook "$shell" "ntfsmap_await /dev/mapper/in-lvm"
 	is "$status" 0 "$shell: another image fails, and root may still come from what is open"
-	like "$out" '/none.*no such file' "  what failed is said"
+	like "$out" 'other: /dev/vda: there is no /none' "  what failed is said"
 	ntfsmap close disk
 	cmdline "root=UUID=$inside"
 	hook "$shell" "ntfsmap_named"

@@ -72,7 +72,9 @@ for dm in /sys/class/block/dm-*; do
 done
 
 [ -n "$open$others" ] || exit 0
+do=
+[ -z "$open" ] || do=" ntfsmap close$open;"
+[ -z "$others" ] || do="$do dmsetup remove$others;"
 echo "<3>ntfsmap: Linux must not hibernate while images on NTFS volumes are open that can be written (Windows may" \
-	"move them meanwhile):$open$others. End what uses them, then${open:+ ntfsmap close$open;}${others:+ dmsetup" \
-	"remove$others;} or shut down. ntfsmap-generator(8) says more" >&2
+	"move them meanwhile):$open$others. End what uses them, then$do or shut down. ntfsmap-generator(8) says more" >&2
 exit 1
