@@ -276,14 +276,18 @@ static int reload_chain(const struct dm_device *d, const struct dm_devices *all,
 
 struct parts_change {
 	const char *name;
-	bool *changed;
+	bool changed; /* anything, until now */
 };
 
+/* By a process of its own: what it says is the end. */
 static int update_parts(void *ctx)
 {
-	const struct parts_change *c = ctx;
+	struct parts_change *c = ctx;
+	int code = parts_update(c->name, &c->changed);
 
-	return parts_update(c->name, c->changed);
+	if (!code && !c->changed)
+		note("%s: nothing has changed", c->name);
+	return code;
 }
 
 static int reload_mapping(const struct dm_device *d, const struct mapping *m,
@@ -316,9 +320,7 @@ static int reload_mapping(const struct dm_device *d, const struct mapping *m,
 		image_close(&img);
 	}
 	if (!code)
-		code = mapping_change(update_parts, &(struct parts_change){ d->name, &changed });
-	if (!code && !changed)
-		note("%s: nothing has changed", d->name);
+		code = mapping_change(update_parts, &(struct parts_change){ d->name, changed });
 	dm_devices_free(&all);
 	return code;
 }
