@@ -21,6 +21,10 @@ UDEVDIR      ?= /usr/lib/udev
 UNITDIR      ?= /usr/lib/systemd/system
 GENERATORDIR ?= /usr/lib/systemd/system-generators
 BOOTDIR      ?= /usr/lib/ntfsmap
+# And for those who make an initramfs.
+INITRAMFSDIR  ?= /usr/share/initramfs-tools
+DRACUTDIR     ?= /usr/lib/dracut/modules.d/90ntfsmap
+MKINITCPIODIR ?= /usr/lib/initcpio
 
 CC     ?= cc
 AR     ?= ar
@@ -188,7 +192,7 @@ lint:
 	@tests/deps.sh build lint
 	@tests/lint.sh
 
-install: all install-units
+install: all install-units install-initramfs
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCDIR) \
 		$(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(COMPDIR) \
 		$(DESTDIR)$(DOCDIR) $(DESTDIR)$(SLEEPDIR)
@@ -207,15 +211,6 @@ install: all install-units
 	sed -e 's|^PATH=.*|PATH=$$PATH:$(BINDIR)|' boot/system-sleep.sh >$(DESTDIR)$(SLEEPDIR)/ntfsmap
 	chmod 755 $(DESTDIR)$(SLEEPDIR)/ntfsmap
 	install -m 644 README.md LICENSE $(DESTDIR)$(DOCDIR)/
-	install -D -m 644 -t $(DESTDIR)$(BOOTDIR) boot/initramfs/runtime.sh boot/initramfs/modules
-	$(call install_hook,boot/initramfs/vdisk-check.sh,$(BOOTDIR)/vdisk-check)
-	$(call install_hook,boot/initramfs-tools/hook,$(INITRAMFSDIR)/hooks/ntfsmap)
-	$(call install_hook,boot/initramfs-tools/local-top,$(INITRAMFSDIR)/scripts/local-top/ntfsmap)
-	$(call install_hook,boot/dracut/module-setup.sh,$(DRACUTDIR)/module-setup.sh)
-	install -m 755 -t $(DESTDIR)$(DRACUTDIR) $(addprefix boot/dracut/,ntfsmap-up.sh ntfsmap-stop.sh ntfsmap-shutdown.sh)
-	$(call install_hook,boot/mkinitcpio/install,$(MKINITCPIODIR)/install/ntfsmap)
-	$(call install_hook,boot/mkinitcpio/hook,$(MKINITCPIODIR)/hooks/ntfsmap)
-	install -D -m 644 -t $(DESTDIR)$(MKINITCPIODIR)/udev boot/mkinitcpio/63-ntfsmap-persist.rules
 
 # Programs are named with their paths: neither udev nor systemd looks in /usr/local.
 PATHS = sed -e 's|@BOOTDIR@|$(BOOTDIR)|' -e 's|@MKINITCPIODIR@|$(MKINITCPIODIR)|' \
@@ -261,12 +256,8 @@ uninstall: uninstall-units uninstall-initramfs
 		$(DESTDIR)$(MANDIR)/man3/libvdisk.3 $(DESTDIR)$(MANDIR)/man5/ntfsmaptab.5 \
 		$(DESTDIR)$(MANDIR)/man7/dm-vdisk.7 $(DESTDIR)$(MANDIR)/man8/ntfsmap.8 \
 		$(DESTDIR)$(COMPDIR)/ntfsmap $(DESTDIR)$(SLEEPDIR)/ntfsmap \
-		$(DESTDIR)$(DOCDIR)/README.md $(DESTDIR)$(DOCDIR)/LICENSE \
-		$(addprefix $(DESTDIR)$(BOOTDIR)/,runtime.sh modules vdisk-check) \
-		$(DESTDIR)$(INITRAMFSDIR)/hooks/ntfsmap $(DESTDIR)$(INITRAMFSDIR)/scripts/local-top/ntfsmap \
-		$(addprefix $(DESTDIR)$(DRACUTDIR)/,module-setup.sh ntfsmap-up.sh ntfsmap-stop.sh ntfsmap-shutdown.sh) \
-		$(addprefix $(DESTDIR)$(MKINITCPIODIR)/,install/ntfsmap hooks/ntfsmap udev/63-ntfsmap-persist.rules)
-	-rmdir $(DESTDIR)$(DOCDIR) $(DESTDIR)$(BOOTDIR) $(DESTDIR)$(DRACUTDIR) 2>/dev/null
+		$(DESTDIR)$(DOCDIR)/README.md $(DESTDIR)$(DOCDIR)/LICENSE
+	-rmdir $(DESTDIR)$(DOCDIR) 2>/dev/null
 
 uninstall-units:
 	rm -f $(patsubst %,$(DESTDIR)$(UDEVDIR)/rules.d/%,$(UDEV_RULES)) \

@@ -8,7 +8,7 @@ _ntfsmap_options() {
 	local all='--quiet --debug --help --version'
 	case $1 in
 	table) echo "--readonly --format --allow --concise --parent --data --snapshot --static --quick $all" ;;
-	open) echo "--readonly --format --allow --parent --data --snapshot --overlay --static --test --quick $all" ;;
+	open) echo "--readonly --format --allow --parent --data --snapshot --overlay --static --partitions --test --quick $all" ;;
 	close) echo "--deferred $all" ;;
 	merge | reload) echo "--allow --quick $all" ;;
 	list | log | status) echo "--json $all" ;;
@@ -16,8 +16,11 @@ _ntfsmap_options() {
 	info | map) echo "--format --json --parent --data --snapshot $all" ;;
 	cat) echo "--format --parent --data --snapshot $all" ;;
 	check) echo "--readonly --format --allow --json --parent --data --snapshot --repair --repair=leaks --quick $all" ;;
+	up) echo "--tab --device --initrd $all" ;;
+	down) echo "--tab --device $all" ;;
+	cmdline) echo "--tab $all" ;;
 	host | reserve | revert) echo "$all" ;;
-	*) echo "--readonly --format --allow --concise --parent --data --snapshot --overlay --static --repair --test --deferred --quick --json $all" ;;
+	*) echo "--readonly --format --allow --concise --parent --data --snapshot --overlay --static --partitions --repair --test --deferred --quick --tab --device --initrd --json $all" ;;
 	esac
 }
 
@@ -80,6 +83,8 @@ _ntfsmap_argument() {
 	case $1.$2$4 in
 	open.1 | info.1 | map.1 | cat.1 | check.1 | log.1 | table.1 | table.2concise) _ntfsmap_source "$3" ;;
 	status.1 | merge.1 | revert.1 | reload.1 | verify.1 | close.*) _ntfsmap_choose "$3" "$(_ntfsmap_names)" ;;
+	up.* | down.*) _ntfsmap_choose "$3" "$(_ntfsmap_entries "$5")" ;;
+	cmdline.1) _ntfsmap_choose "$3" "$(_ntfsmap_entries "$5" && _ntfsmap_names)" ;;
 	reserve.1) # only files on mounted file systems
 		mapfile -t COMPREPLY < <(compgen -f -- "$3")
 		compopt -o filenames 2>/dev/null
@@ -113,7 +118,7 @@ _ntfsmap_cut() {
 }
 
 _ntfsmap() {
-	local verbs='table open close merge revert reload list status info map cat check log reserve verify host'
+	local verbs='table open close merge revert reload list status info map cat check log reserve verify host up down cmdline'
 	local formats=$'raw\nvhd\nqcow\nqcow2' allowed=$'hiberfile\ncloud\noffline\nreadonly-file\nvalid-data-length\npending-log'
 	local words=() word cur before='' verb='' concise='' tab='' count=0 i
 	COMPREPLY=()
@@ -123,7 +128,7 @@ _ntfsmap() {
 		word=${words[i]}
 		[ "$before" != --tab ] || tab=$word
 		case $before/$word in
-		-f/* | --format/* | --allow/* | --parent/* | --data/* | --snapshot/* | --overlay/*) word='' ;; # the word of that option
+		-f/* | --format/* | --allow/* | --parent/* | --data/* | --snapshot/* | --overlay/* | --tab/* | --device/*) word='' ;; # the word of that option
 		*/--concise) concise=concise ;;
 		*/-*) ;;
 		*)

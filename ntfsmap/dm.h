@@ -16,7 +16,7 @@
 #define DM_REPAIR   DM_OURS "REPAIR-" /* of `check --repair`, as long as that runs */
 #define DM_ORIGIN   DM_OURS "ORIGIN-" /* of an image below its overlay */
 #define DM_COW	    DM_OURS "COW-"    /* of the copy-on-write store of an overlay */
-#define DM_NAME_MAX 60 /* bytes of a name; it is a part of the UUID, which holds 128 */
+#define DM_UUID_MAX 128
 
 struct dm_line {
 	uint64_t start, count; /* sectors */

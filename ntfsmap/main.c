@@ -22,7 +22,11 @@ enum long_only {
 	OPT_REPAIR,
 	OPT_SNAPSHOT,
 	OPT_OVERLAY,
-	OPT_QUICK
+	OPT_QUICK,
+	OPT_PARTITIONS,
+	OPT_TAB,
+	OPT_DEVICE,
+	OPT_INITRD
 };
 
 struct option_help {
@@ -66,7 +70,7 @@ const struct verb verbs[] = {
 	{ "table", verb_table, 1, 2, "[--concise NAME] SOURCE",
 	  "print the device-mapper table (this is what `ntfsmap SOURCE` does)", "rfacpDsnQ" },
 	{ "open", verb_open, 2, 2, "SOURCE NAME", "make the block device /dev/mapper/NAME",
-	  "rfatpDsnQo" },
+	  "rfatpDsnQPo" },
 	{ "close", verb_close, 1, -1, "NAME...", "remove devices made by open", "d" },
 	{ "merge", verb_merge, 1, 1, "NAME", "write what an overlay holds into its image", "aQ" },
 	{ "revert", verb_revert, 1, 1, "NAME", "drop what an overlay holds", "" },
@@ -184,10 +188,14 @@ static bool take_flag(struct command *c, int key)
 		char letter;
 		bool *flag;
 	} flags[] = {
-		{ 'r', 'r', &c->opt.req.readonly },	 { OPT_QUICK, 'Q', &c->opt.req.quick },
-		{ OPT_JSON, 'j', &c->opt.json },	 { OPT_CONCISE, 'c', &c->opt.concise },
-		{ OPT_INITRD, 'i', &c->opt.initrd },	 { OPT_TEST, 't', &c->opt.test },
+		{ 'r', 'r', &c->opt.req.readonly },
+		{ OPT_QUICK, 'Q', &c->opt.req.quick },
+		{ OPT_JSON, 'j', &c->opt.json },
+		{ OPT_CONCISE, 'c', &c->opt.concise },
+		{ OPT_INITRD, 'i', &c->opt.initrd },
+		{ OPT_TEST, 't', &c->opt.test },
 		{ OPT_DEFERRED, 'd', &c->opt.deferred },
+		{ OPT_PARTITIONS, 'P', &c->opt.partitions },
 	};
 
 	for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {

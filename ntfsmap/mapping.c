@@ -429,10 +429,9 @@ static int lock_fd = -1;
 
 int mapping_lock(void)
 {
-	static bool locked;
 	int fd;
 
-	if (locked)
+	if (lock_fd >= 0)
 		return DONE;
 	fd = open(LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)

@@ -76,9 +76,10 @@ char *mapping_source(const struct mapping *m);
 int mapping_read(const char *name, struct dm_device *d, struct mapping *m);
 
 /*
- * Only one ntfsmap changes devices at a time, until mapping_unlock() or the program's end. Takes
- * away what one that was killed in the middle of it left behind: a device of ours that never got a
- * table, one that is there for others and that nobody uses, or the device of a repair.
+ * Only one ntfsmap changes devices at a time, until mapping_unlock() or the end of the program; who
+ * has the lock may take it again. Takes away what one that was killed in the middle of it left
+ * behind: a device of ours that never got a table, one that is there for others and that nobody
+ * uses, or the device of a repair.
  */
 int mapping_lock(void);
 void mapping_unlock(void);

@@ -430,8 +430,8 @@ static int find_fresh(const struct dm_device *disk, const struct dm_devices *all
 }
 
 /* The old ones first, as new ones may need their names. */
-static int follow(const struct dm_device *disk, const struct partitions *live,
-		  const struct partitions *table, bool *changed)
+static int follow(const struct dm_device *disk, const struct dm_devices *all,
+		  const struct partitions *live, const struct partitions *table, bool *changed)
 {
 	struct partitions fresh = { 0 };
 	int code = find_fresh(disk, all, live, table, &fresh);
@@ -444,10 +444,7 @@ static int follow(const struct dm_device *disk, const struct partitions *live,
 		*changed = true;
 		code = now ? reload_part(disk, p, now) : dm_remove(p->device->name, false);
 	}
-	for (size_t i = 0; i < table->n; i++)
-		if (!find(live, table->v[i].number))
-			add(&fresh, table->v[i]);
-	*changed |= fresh.n > 0;
+	*changed |= !code && fresh.n;
 	if (!code)
 		code = make_all(disk, &fresh);
 	free(fresh.v);
@@ -472,7 +469,7 @@ int parts_update(const char *name, bool *changed)
 		if (!code && live.n)
 			code = check_update(&live, &table);
 		if (!code && live.n)
-			code = follow(&disk, &live, &table, changed);
+			code = follow(&disk, &all, &live, &table, changed);
 		dm_devices_free(&all);
 	}
 	free(live.v);

@@ -42,8 +42,10 @@ bool parts_in_use(const struct dm_device *disk, const struct dm_devices *all);
 /* Make all that the partition table of NAME names, or none. No table: a note. */
 int parts_create(const char *name);
 
-/* Where NAME has some: make them what the table says now, all or none. BUSY when one that is in use
- * would move, shrink or go. *changed is set if something was, and else left alone. */
+/* Where NAME has some: make them what the table says now. BUSY, with none of them changed, when one
+ * that is in use would move, shrink or go, or when somebody has the name of a new one. When the
+ * kernel fails in the middle, those before it are changed; the next call does the others. *changed
+ * is set if something was, and else left alone. */
 int parts_update(const char *name, bool *changed);
 
 /* Take all away, or none. deferred: one that is in use goes when that ends. */

@@ -7,6 +7,8 @@
 #include "msg.h"
 #include "plan.h"
 
+#define STRIPE_MAX 2048 /* sectors; GRUB looks at the first line only */
+
 static bool has_one_line(const struct plan *plan)
 {
 	return plan->format || plan->origin || plan->error;
@@ -91,7 +93,11 @@ static uint64_t stripe_sectors(const struct plan *plan)
 
 size_t plan_targets(const struct plan *plan)
 {
-	return has_one_line(plan) ? 1 : plan->lines.n;
+	uint64_t stripe = stripe_sectors(plan);
+
+	if (has_one_line(plan))
+		return 1;
+	return plan->lines.n + (stripe && stripe < plan->lines.v[0].count);
 }
 
 static bool gives_file_bytes(const struct plan *plan)
@@ -156,26 +162,26 @@ static char *snapshot_params(const struct plan *plan)
 	return text("%s %s PO %d", plan->origin, plan->cow, PLAN_CHUNK);
 }
 
-void plan_target(const struct plan *plan, size_t i, struct plan_target *t)
+static void one_target(const struct plan *plan, struct plan_target *t)
 {
-	const struct vdisk_extent *line;
-
+	*t = (struct plan_target){ .count = plan->sectors };
 	if (plan->format) {
-		*t = (struct plan_target){ 0, plan->sectors, "vdisk", vdisk_params(plan) };
-		return;
+		t->type = "vdisk";
+		t->params = vdisk_params(plan);
+	} else if (plan->error) {
+		t->type = "error";
+		t->params = text_copy("");
+	} else {
+		t->type = plan->merging ? "snapshot-merge" : "snapshot";
+		t->params = snapshot_params(plan);
 	}
-	if (plan->error) {
-		*t = (struct plan_target){ 0, plan->sectors, "error", text_copy("") };
-		return;
-	}
-	if (plan->origin) {
-		*t = (struct plan_target){ 0, plan->sectors,
-					   plan->merging ? "snapshot-merge" : "snapshot",
-					   snapshot_params(plan) };
-		return;
-	}
-	line = &plan->lines.v[i];
-	*t = (struct plan_target){ .start = line->file, .count = line->count };
+}
+
+/* The part of a line that begins skip sectors after its start. */
+static void stock_target(const struct plan *plan, const struct vdisk_extent *line, uint64_t skip,
+			 struct plan_target *t)
+{
+	*t = (struct plan_target){ .start = line->file + skip, .count = line->count - skip };
 	if (line->device == VDISK_HOLE) {
 		t->type = "zero";
 		t->params = text_copy("");
@@ -202,8 +208,8 @@ void plan_target(const struct plan *plan, size_t i, struct plan_target *t)
 	uint64_t stripe = stripe_sectors(plan);
 	size_t extra;
 
-	if (plan->format) {
-		*t = (struct plan_target){ 0, plan->sectors, "vdisk", vdisk_params(plan) };
+	if (has_one_line(plan)) {
+		one_target(plan, t);
 		return;
 	}
 	extra = plan_targets(plan) - plan->lines.n;

@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What device-mapper is told about one device: lines of the stock targets `linear` and `zero`, or
- * one line of the target `vdisk`, `snapshot`, `snapshot-merge` or `error`. */
+/*
+ * What device-mapper is told about one device: lines of the stock targets `linear` and `zero`, or
+ * one line of the target `vdisk`, `snapshot`, `snapshot-merge` or `error`.
+ *
+ * GRUB takes a device whose table begins with `linear` for a partition of the disk below, and so
+ * cannot find what it is asked for inside an image. Where the disk has a partition table, its first
+ * sectors are therefore a stripe of one, which maps as `linear` does.
+ */
 #ifndef NTFSMAP_PLAN_H
 #define NTFSMAP_PLAN_H
 

@@ -452,6 +452,8 @@ static void find_mappings(struct search *s, const char *self, const char *except
 			continue;
 		if (d->readonly && !strncmp(d->uuid, DM_OURS "HOST-", strlen(DM_OURS "HOST-")))
 			continue; /* a view of the whole volume, made to live beside us */
+		if (disk_answers(s, d))
+			continue;
 		if (dm_is_overlay(d) && !d->n_waiting)
 			continue; /* the devices below it tell */
 		if (!device_claims(s, d))

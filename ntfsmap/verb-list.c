@@ -7,6 +7,7 @@
 #include "bases.h"
 #include "mapping.h"
 #include "overlay.h"
+#include "parts.h"
 #include "verb.h"
 
 json_t *json_text(const char *s)
@@ -182,27 +183,25 @@ static json_t *overlay_room(const struct overlay_usage *u)
 }
 
 /* The SOURCE of the store, for people. */
-static char *store_source(const char *device)
+static char *store_source(const char *device, const struct dm_devices *all)
 {
-	struct dm_devices all;
 	const struct dm_device *cow;
 	struct mapping m;
 	char *source = NULL;
 	dev_t dev;
 
-	if (!dm_parse_device(device, &dev) || dm_read_all(&all))
+	if (!dm_parse_device(device, &dev))
 		return NULL;
-	cow = dm_find(&all, dev);
+	cow = dm_find(all, dev);
 	if (cow && mapping_of(cow, &m)) {
 		source = mapping_source(&m);
 		mapping_free(&m);
 	}
-	dm_devices_free(&all);
 	return source;
 }
 
-static json_t *overlay_json(const struct dm_device *d, const struct plan *plan,
-			    const struct overlay_usage *u)
+static json_t *overlay_json(const struct dm_device *d, const struct dm_devices *all,
+			    const struct plan *plan, const struct overlay_usage *u)
 {
 	static const char *const words[] = { "good", "full", "invalid", "stuck", "unknown" };
 	bool known = u->mode == OVERLAY_GOOD;
@@ -211,7 +210,7 @@ static json_t *overlay_json(const struct dm_device *d, const struct plan *plan,
 
 	if (!dm_is_overlay(d))
 		return json_null();
-	source = store_source(plan->cow);
+	source = store_source(plan->cow, all);
 	j = json_must(json_pack("{s:o, s:s, s:b, s:o, s:o}", "store", json_text(source), "state",
 				words[u->mode], "merging", u->merging, "used",
 				known ? json_integer((json_int_t)u->used * 512) : json_null(),
@@ -292,11 +291,12 @@ static json_t *describe(const struct dm_device *d, const struct dm_devices *all,
 		(json_int_t)d->sectors * 512, "room",
 		dm_is_overlay(d) ? overlay_room(&u) : room_json(d, m, &state), "allocated",
 		number_json(state.allocated, 1), "total", number_json(state.total, 1), "users",
-		d->open_count, "used_by", json_text(users), "uuid", d->uuid, "extents",
+		n_users, "used_by", json_text(users), "uuid", d->uuid, "extents",
 		(int)(ours && !plan.origin ? plan.lines.n : d->n), "table_device",
 		json_text(m->device), "parent", plan.parent, "suspended", d->suspended));
 
-	json_object_set_new(j, "overlay", overlay_json(d, &plan, &u));
+	json_object_set_new(j, "partitions", parts);
+	json_object_set_new(j, "overlay", overlay_json(d, all, &plan, &u));
 	json_object_set_new(j, "data", json_text(plan.data));
 	json_object_set_new(j, "snapshot", json_text(plan.snapshot));
 	plan_free(&plan);
@@ -390,6 +390,18 @@ int verb_list(int argc, char **argv, const struct options *opt)
 	print_list(list);
 	json_decref(list);
 	return finish_stdout();
+}
+
+static void print_parts(json_t *parts)
+{
+	for (size_t i = 0; i < json_array_size(parts); i++) {
+		json_t *p = json_array_get(parts, i);
+
+		printf("part %-4lld /dev/mapper/%s, %s at byte %lld\n",
+		       (long long)json_integer_value(json_object_get(p, "number")), str(p, "name"),
+		       size_text(p, "size"),
+		       (long long)json_integer_value(json_object_get(p, "start")));
+	}
 }
 
 static void print_overlay(json_t *j)

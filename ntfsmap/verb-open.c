@@ -12,6 +12,7 @@
 #include "loop.h"
 #include "mapping.h"
 #include "overlay.h"
+#include "parts.h"
 #include "verb.h"
 
 struct creation {
@@ -27,7 +28,8 @@ struct creation {
 static int create_image(const struct creation *c)
 {
 	struct dm_device d;
-	int code = bases_create(c->img, c->name);
+	int code = c->overlay ? overlay_create(c->overlay, c->img, c->name)
+			      : bases_create(c->img, c->name, ROLE_IMAGE);
 
 	if (code || !c->partitions)
 		return code;
@@ -43,10 +45,8 @@ static int create(void *ctx)
 {
 	const struct creation *c = ctx;
 
-	if (c->overlay)
-		return overlay_create(c->overlay, c->img, c->name);
 	if (c->img)
-		return bases_create(c->img, c->name, ROLE_IMAGE);
+		return create_image(c);
 	return dm_create(c->name, c->uuid, c->plan, true, NULL);
 }
 
@@ -165,7 +165,7 @@ static int open_image(struct image *img, const struct options *opt, const char *
 {
 	bool readonly = opt->req.readonly || opt->overlay;
 	struct overlay overlay = overlay_none;
-	struct creation c = { .name = name, .img = img };
+	struct creation c = { .name = name, .img = img, .partitions = opt->partitions };
 	struct request req = opt->req;
 	int code;
 

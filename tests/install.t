@@ -10,6 +10,13 @@ listing() {
 
 ok "make install DESTDIR= PREFIX=" make -s install DESTDIR="$T/root" PREFIX=/usr
 is "$(listing "$T/root")" "./usr/include/vdisk.h
+./usr/lib/dracut/modules.d/90ntfsmap/module-setup.sh
+./usr/lib/dracut/modules.d/90ntfsmap/ntfsmap-shutdown.sh
+./usr/lib/dracut/modules.d/90ntfsmap/ntfsmap-stop.sh
+./usr/lib/dracut/modules.d/90ntfsmap/ntfsmap-up.sh
+./usr/lib/initcpio/hooks/ntfsmap
+./usr/lib/initcpio/install/ntfsmap
+./usr/lib/initcpio/udev/63-ntfsmap-persist.rules
 ./usr/lib/libvdisk.a
 ./usr/lib/libvdisk.so
 ./usr/lib/libvdisk.so.0
@@ -18,6 +25,7 @@ is "$(listing "$T/root")" "./usr/include/vdisk.h
 ./usr/lib/ntfsmap/modules
 ./usr/lib/ntfsmap/runtime.sh
 ./usr/lib/ntfsmap/udev-helper
+./usr/lib/ntfsmap/vdisk-check
 ./usr/lib/pkgconfig/libvdisk.pc
 ./usr/lib/systemd/system-generators/ntfsmap-generator
 ./usr/lib/systemd/system-sleep/ntfsmap
@@ -33,9 +41,12 @@ is "$(listing "$T/root")" "./usr/include/vdisk.h
 ./usr/share/bash-completion/completions/ntfsmap
 ./usr/share/doc/ntfsmap/LICENSE
 ./usr/share/doc/ntfsmap/README.md
+./usr/share/initramfs-tools/hooks/ntfsmap
+./usr/share/initramfs-tools/scripts/local-top/ntfsmap
 ./usr/share/man/man3/libvdisk.3
 ./usr/share/man/man5/ntfsmaptab.5
 ./usr/share/man/man7/dm-vdisk.7
+./usr/share/man/man7/ntfsmap-boot.7
 ./usr/share/man/man8/ntfsmap-generator.8
 ./usr/share/man/man8/ntfsmap.8" "these files"
 ok "the program runs from there" "$T/root/usr/sbin/ntfsmap" --version
@@ -45,6 +56,8 @@ like "$(cat "$T/root/usr/lib/pkgconfig/libvdisk.pc")" 'prefix=/usr'$'\n' "pkg-co
 ok "the completion can be loaded" bash -c ". '$T/root/usr/share/bash-completion/completions/ntfsmap'; complete -p ntfsmap"
 unlike "$(cat "$T"/root/usr/lib/{udev/rules.d,systemd/system,ntfsmap}/*ntfsmap* "$T"/root/usr/lib/ntfsmap/* 2>/dev/null)" \
 	'@[A-Z]+@' "rules, units and scripts know where the programs are"
+unlike "$(cat "$T"/root/usr/{share/initramfs-tools,lib/dracut,lib/initcpio}/{,*/,*/*/}*ntfsmap* \
+	"$T"/root/usr/lib/dracut/modules.d/90ntfsmap/* 2>/dev/null)" '@[A-Z]+@' "  and so do the hooks of the initramfs"
 ok "make uninstall" make -s uninstall DESTDIR="$T/root" PREFIX=/usr
 is "$(listing "$T/root")" '' "nothing is left"
 ok "make install to /usr/local" make -s install DESTDIR="$T/local"

@@ -11,7 +11,8 @@ c_files() {
 
 shell_files() {
 	local file
-	git ls-files '*.sh' '*.t' '*.bash' tests/vm/run tests/vm/init .ci/run | while read -r file; do
+	git ls-files '*.sh' '*.t' '*.bash' tests/vm/run tests/vm/init .ci/run \
+		boot/initramfs-tools boot/mkinitcpio/install boot/mkinitcpio/hook | while read -r file; do
 		head -1 "$file" | grep -q perl || echo "$file"
 	done
 }

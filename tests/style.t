@@ -11,7 +11,7 @@ none() {
 	is "$("$@" 2>/dev/null)" '' "$name"
 }
 
-sources=$(find boot dm-vdisk libvdisk ntfsmap tests -name '*.[ch]')
+sources=$(find bench boot dm-vdisk libvdisk ntfsmap tests -name '*.[ch]')
 
 # The rooms of the design: who may use what
 none "libntfs-3g is used in ntfs*.c and sleep.c only" \

@@ -4,8 +4,8 @@
 # root file system lies in goes into the initramfs. Always, also where dracut makes one for this machine only: whether
 # this machine needs it tells nothing about the one that is started next.
 
-ntfsmap=/usr/local/sbin/ntfsmap
-ntfsmap_lib=/usr/lib/ntfsmap
+ntfsmap=@BINDIR@/ntfsmap
+ntfsmap_lib=@BOOTDIR@
 
 check() {
 	[[ -x $ntfsmap ]]

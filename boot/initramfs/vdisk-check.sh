@@ -3,7 +3,7 @@
 # vdisk-check KERNEL: fails when this system will not start from an initramfs for this kernel, because its root lies in
 # an image that needs the module dm-vdisk, and there is none for this kernel. The hooks call it while they build one.
 set -u
-PATH=$PATH:/usr/local/sbin
+PATH=$PATH:/usr/sbin:/sbin
 kernel=$1
 tab=${NTFSMAPTAB:-/etc/ntfsmaptab}
 
