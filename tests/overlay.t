@@ -268,12 +268,12 @@ memory() {
 	is "$(sha256sum </dev/vda)" "$before" 'and not a byte of the volume has changed'
 }
 
-# kills WHAT COMMAND...: all processes of the command are killed at the n-th ioctl, for every seventh n. Whatever is
+# kills WHAT COMMAND...: all processes of the command are killed at the n-th ioctl, for every eleventh n. Whatever is
 # left can be closed and opened again, and shows the model.
 kills() {
 	local what=$1 n status=137 bad='' runs=0
 	shift
-	for n in $(seq 1 7 400); do
+	for n in $(seq 1 11 400); do
 		strace -qq -f -o /dev/null -e trace=ioctl -e inject=ioctl:signal=KILL:when="$n" "$@" >/dev/null 2>&1
 		status=$?
 		udevadm settle
@@ -285,7 +285,7 @@ kills() {
 		[ "$status" != 0 ] || break
 		[ "$what" != open ] || ntfsmap close -q d
 	done
-	is "$bad" '' "$what killed at every seventh of its ioctls (the last is $runs): nothing is lost"
+	is "$bad" '' "$what killed at every eleventh of its ioctls (the last is $runs): nothing is lost"
 	ok "  it was killed at several" test "$runs" -gt 12
 	is "$status" 0 '  until a run got through'
 }
