@@ -119,6 +119,7 @@ warm_subjects() {
 	vdisk dev vhd-1000; measure_dm vhd-1000
 	vdisk dev qcow2; measure_dm qcow2
 	vdisk dev qcow2-1000; measure_dm qcow2-1000
+	vdisk dev grown; measure_dm qcow2-grown
 
 	readonly=-r
 	vdisk b base; vdisk m mid parent "$(node b)"; vdisk dev top parent "$(node m)"
@@ -135,6 +136,7 @@ warm_subjects() {
 	for format in raw vpc qcow2; do
 		nbd "${format/vpc/vhd}" $format; all "qemu-nbd-$format" /dev/nbd0; end_nbd
 	done
+	nbd grown qcow2; all qemu-nbd-qcow2-grown /dev/nbd0; end_nbd
 	nbd qcow2 qcow2 --cache=none --aio=native
 	all qemu-nbd-qcow2-native /dev/nbd0
 	end_nbd

@@ -43,6 +43,10 @@ makevhd "$work/mid.vhd" "$work/mid.model" allocate=50 parent="$work/base.vhd" pa
 makevhd "$work/top.vhd" "$work/top.model" allocate=33 parent="$work/mid.vhd" parent_model="$work/mid.model"
 qemu-img create -q -f qcow2 -b raw -F raw "$work/over" "${MIB}M"
 for ((at = 0; at < MIB; at += 2)); do echo "write -P 7 ${at}M 1M"; done | qemu-io -f qcow2 "$work/over" >/dev/null
+# Its clusters were written in any order, as those of an image that has grown in use.
+qcow2 grown
+perl -e 'srand 1; my @all = 0 .. shift() * 16 - 1; for my $i (reverse 1 .. $#all) { my $j = int rand $i + 1; @all[$i, $j] = @all[$j, $i] }
+	print map "write -P 7 " . ($_ << 16) . " 64k\n", @all' "$MIB" | qemu-io -t unsafe -f qcow2 "$work/grown" >/dev/null
 qcow2 empty
 
 # What stock targets would need for the blocks of the VHD: their data begin behind a bitmap of a sector.
@@ -65,6 +69,7 @@ cached=$((next / 2048))
 lay raw raw-1000 raw 1000
 lay vhd vhd-1000 vhd 1000
 lay qcow2 qcow2-1000 qcow2 1000
+lay grown grown qcow2 1
 for image in base mid top; do lay "$image.vhd" "$image" vhd 1; done
 lay over over qcow2 1
 for n in 3 4 5 6; do lay empty "empty$n" qcow2 1; done
