@@ -196,7 +196,7 @@ static bool nothing_covered(const struct vdisk_engine *e, const struct vdisk_uni
 static void give_unit_up(struct vdisk_engine *e, struct vdisk_unit *u)
 {
 	if (u->fresh && e->vd->format->unreserve)
-		e->vd->format->unreserve(e->vd, u);
+		e->vd->format->unreserve(e->vd, &e->space, u);
 	vdisk_engine_drop_unit(e, u);
 }
 

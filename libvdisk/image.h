@@ -82,8 +82,9 @@ struct vdisk_format {
 	 */
 	int (*reserve)(struct vdisk *vd, struct vdisk_space *space, u64 index, u64 *home,
 		       struct vdisk_map *answer);
-	/* The unit, whose home was reserved, goes without having been linked. */
-	void (*unreserve)(struct vdisk *vd, struct vdisk_unit *unit);
+	/* The unit, whose home was reserved, goes without having been linked. With unit->error,
+	 * somebody may be reading there what was written. */
+	void (*unreserve)(struct vdisk *vd, struct vdisk_space *space, struct vdisk_unit *unit);
 
 	/* A commit begins: what was reserved until now, and units that are `sealed`, belong to it.
 	 * It ends well: all of it is durable. (When it fails the engine asks for nothing more.) */

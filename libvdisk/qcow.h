@@ -101,7 +101,7 @@ u64 vdisk_qcow_room(const struct vdisk *vd, const struct vdisk_space *space);
 int vdisk_qcow1_scan(const struct vdisk *vd, struct vdisk_space *space, struct vdisk_map *answer);
 u64 vdisk_qcow1_room(const struct vdisk *vd, const struct vdisk_space *space);
 /* refcount.c */
-void vdisk_qcow_unreserve(struct vdisk *vd, struct vdisk_unit *unit);
+void vdisk_qcow_unreserve(struct vdisk *vd, struct vdisk_space *space, struct vdisk_unit *unit);
 void vdisk_qcow_seal(struct vdisk *vd);
 void vdisk_qcow_committed(struct vdisk *vd, struct vdisk_space *space);
 bool vdisk_qcow_prepare(const struct vdisk *vd, u32 n, struct vdisk_region *region);

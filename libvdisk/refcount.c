@@ -526,12 +526,17 @@ void vdisk_qcow_committed(struct vdisk *vd, struct vdisk_space *space)
 		a->waiting = a->linked;
 }
 
-void vdisk_qcow_unreserve(struct vdisk *vd, struct vdisk_unit *unit)
+void vdisk_qcow_unreserve(struct vdisk *vd, struct vdisk_space *space, struct vdisk_unit *unit)
 {
 	struct qcow_alloc *a = vd->qcow.alloc;
 
-	if (!counts_unit(vd, unit) || vd->qcow.version == 1)
+	if (!counts_unit(vd, unit))
 		return;
+	if (vd->qcow.version == 1) { /* else it is found again when the image is opened next */
+		if (!unit->error && space->next == unit->home + qcow_cluster_bytes(&vd->qcow))
+			space->next = unit->home;
+		return;
+	}
 	a->taken--;
 	if (unit->sealed)
 		a->taken_sealed--;
@@ -547,8 +552,9 @@ u32 vdisk_qcow_state(const struct vdisk *vd)
 
 	if (!a)
 		return 0;
+	/* What was given up without having been linked waits for a commit as well. */
 	if (a->n_tables || a->n_blocks || a->growth.wanted || a->ripe != a->counted ||
-	    wants_mark(vd))
+	    a->dropped != a->linked || wants_mark(vd))
 		state |= VDISK_WORK;
 	if (a->waiting != a->ripe)
 		state |= VDISK_DROPPED;

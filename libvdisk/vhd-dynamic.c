@@ -527,6 +527,14 @@ int vdisk_vhd_reserve(struct vdisk *vd, struct vdisk_space *space, u64 index, u6
 	return 0;
 }
 
+/* Only the last one: a hole between blocks is left alone, also by the next scan. */
+void vdisk_vhd_unreserve(struct vdisk *vd, struct vdisk_space *space, struct vdisk_unit *unit)
+{
+	space->allocated--;
+	if (!unit->error && space->next == unit->home + (1ULL << vd->vhd.block_shift))
+		space->next = unit->home - vd->head_bytes;
+}
+
 u64 vdisk_vhd_room(const struct vdisk *vd, const struct vdisk_space *space)
 {
 	u64 block = 1ULL << vd->vhd.block_shift;

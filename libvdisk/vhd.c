@@ -320,6 +320,7 @@ const struct vdisk_format vdisk_vhd = {
 	.scan = vdisk_vhd_scan,
 	.room = vdisk_vhd_room,
 	.reserve = vdisk_vhd_reserve,
+	.unreserve = vdisk_vhd_unreserve,
 	.place = vdisk_vhd_place,
 	.change = vdisk_vhd_change,
 };

@@ -61,6 +61,7 @@ int vdisk_vhd_map_dynamic(const struct vdisk *vd, u64 offset, u64 length, struct
 int vdisk_vhd_scan(const struct vdisk *vd, struct vdisk_space *space, struct vdisk_map *answer);
 int vdisk_vhd_reserve(struct vdisk *vd, struct vdisk_space *space, u64 index, u64 *home,
 		      struct vdisk_map *answer);
+void vdisk_vhd_unreserve(struct vdisk *vd, struct vdisk_space *space, struct vdisk_unit *unit);
 u64 vdisk_vhd_room(const struct vdisk *vd, const struct vdisk_space *space);
 int vdisk_vhd_place(struct vdisk *vd, enum vdisk_phase phase, const struct vdisk_unit *unit, u32 n,
 		    u64 *block, struct vdisk_map *answer);
