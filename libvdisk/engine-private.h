@@ -84,7 +84,7 @@ static inline u64 cover_word(const struct vdisk_unit *u, u64 sector)
 /* From byte `at` of the unit on, at most to `end`: how many bytes are covered, or not, like it. */
 static inline u64 same_cover(const struct vdisk_unit *u, u64 at, u64 end)
 {
-	u64 sector = at / VDISK_SECTOR, last = end / VDISK_SECTOR;
+	u64 sector = at / VDISK_SECTOR, last = (end + VDISK_SECTOR - 1) / VDISK_SECTOR;
 	bool covered = is_covered(u, sector);
 	u64 same = covered ? ~0ULL : 0;
 
@@ -99,7 +99,7 @@ static inline u64 same_cover(const struct vdisk_unit *u, u64 at, u64 end)
 		else
 			break;
 	}
-	return sector * VDISK_SECTOR - at;
+	return (sector < last ? sector * VDISK_SECTOR : end) - at;
 }
 
 /* Tell the host of a damaged table entry. */

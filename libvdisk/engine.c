@@ -418,7 +418,8 @@ u64 vdisk_engine_begin_write(struct vdisk_engine *e, u64 offset, u64 length, u64
 
 	if (!can_write_at_once(e))
 		return 0;
-	for (done = 0; done < length; done += part) {
+	/* Two units with a head never lie together. */
+	for (done = 0; done < length && (!done || !e->vd->head_bytes); done += part) {
 		u64 at = inside(e, offset + done);
 		struct vdisk_unit *u;
 
