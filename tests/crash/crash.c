@@ -41,6 +41,27 @@ static void land_all(void)
 	look_at_discards();
 }
 
+/* What the engine knows of the room in the file is what a new search finds; but for places whose
+ * writes failed. */
+static void check_room(void)
+{
+	const struct vdisk_space *known = &run.engine.space;
+	struct vdisk_space found = { 0 };
+	struct vdisk_map need;
+	int ret;
+
+	if (!known->known || run.failing)
+		return;
+	while ((ret = run.vd->format->scan(run.vd, &found, &need)) == -EAGAIN)
+		fetch_block(&need);
+	if (ret || known->next != found.next || known->allocated != found.allocated ||
+	    known->free != found.free)
+		fail("room: next %llu, allocated %llu, free %llu; there is %llu, %llu, %llu (%d)",
+		     (unsigned long long)known->next, (unsigned long long)known->allocated,
+		     (unsigned long long)known->free, (unsigned long long)found.next,
+		     (unsigned long long)found.allocated, (unsigned long long)found.free, ret);
+}
+
 /* A clean end: all is durable, and what was given up has been given back. */
 static void settle(void)
 {
@@ -59,6 +80,9 @@ static void settle(void)
 		if (run.engine.mode == VDISK_MODE_FAIL)
 			return;
 	}
+	if (run.n_ops)
+		fail("%d requests never end", run.n_ops);
+	check_room();
 	run.settled = true;
 }
 

@@ -89,6 +89,19 @@ static void fly_to(struct op *op, u64 place)
 	free(data);
 }
 
+/* The file may lie in pieces: where one ends, the rest of the write is given back. */
+static u64 keep_some(u64 at, u64 length)
+{
+	u64 kept = (1 + random_below(length / run.align)) * run.align;
+	u64 rest = round_up_to(at + kept, 1U << run.vd->unit_shift);
+
+	if (random_below(3))
+		return length;
+	if (rest < at + length)
+		vdisk_engine_end_write(&run.engine, rest, at + length - rest, -EIO);
+	return kept;
+}
+
 /* So does the kernel with new places, as many together as there are: up to three units here. */
 static bool written_at_once(u64 at, u64 length)
 {
@@ -104,6 +117,7 @@ static bool written_at_once(u64 at, u64 length)
 	length = vdisk_engine_begin_write(&run.engine, at, length, &place);
 	if (!length)
 		return false;
+	length = keep_some(at, length);
 	op = begin_op(VDISK_REQ_WRITE, at, length);
 	op->at_once = true;
 	at_once_taken++;
