@@ -5,7 +5,7 @@
  *   target.c   what device-mapper calls: constructor, status, messages, suspend and resume
  *   args.c     the constructor's arguments
  *   map.c      the hot path: a bio comes in, and goes on at once if its place is known
- *   host.c     the worker: everything else, and the only caller of the engine
+ *   host.c     the worker: everything else
  *   write.c    writes to new places that need no worker
  *   io.c       bios that the worker sends, and the engine's actions
  *   copy.c     of these, the copies
@@ -373,8 +373,8 @@ void dmv_commit_wait(struct dmv *d, unsigned long timeout);
 int dmv_flush(struct dmv *d);
 /* Forget metadata that is clean. */
 void dmv_drop_cache(struct dmv *d);
-/* Mode fail, for good: no write is begun any more. Waits for those that are under way, within
- * reason. With open_lock held. */
+/* Mode fail, for good: no write is begun any more. Waits for those that the worker has under way,
+ * within reason; not for those that have gone on from map(). With open_lock held. */
 void dmv_fail(struct dmv *d);
 
 /* By the worker: map a bio, do what it says or park it. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The engine's host: one worker for each device, the only caller of the engine. It sleeps on an
+ * The engine's host: one worker for each device, which calls the engine (but for write.c). It sleeps on an
  * ordered workqueue until something is in d->events: bios that the hot path could not map, actions
  * and metadata reads that have ended, requests to commit. Completions only put things there.
  *
