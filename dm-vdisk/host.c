@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The engine's host: one worker for each device, which calls the engine (but for write.c). It sleeps on an
- * ordered workqueue until something is in d->events: bios that the hot path could not map, actions
- * and metadata reads that have ended, requests to commit. Completions only put things there.
+ * The engine's host: one worker for each device, which calls the engine (but for write.c). It
+ * sleeps on an ordered workqueue until something is in d->events: bios that the hot path could not
+ * map, actions and metadata reads that have ended, requests to commit. Completions only put things
+ * there.
  *
  * Nothing here waits for memory that only the worker could free. Bios come from a set whose bios
  * are freed by their completion; jobs and fetches are freed by the worker, so when there is none
