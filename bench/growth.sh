@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # What a 4 KiB read and opening cost as the image, its number of fragments, the chain or the number of devices grows, and
 # how much memory a device takes. All in the test machine, whose clock counts instructions, on a RAM disk.
-# Usage: make bench-growth, or bench/growth.sh [size|fragments|depth|devices|memory]... after `make tools bench-tools`.
+# Usage: make bench-growth, or bench/growth.sh [size|fragments|depth|devices|cache|memory]... after `make tools bench-tools`.
 # shellcheck source-path=SCRIPTDIR source=figures.sh
 . "$(dirname "$0")/figures.sh"
-parts=(size fragments depth devices memory)
+parts=(size fragments depth devices cache memory)
 sizes=(qcow2:1 qcow2:64 qcow2:1024 qcow2:8192 qcow2:65536 vhd:1 vhd:64 vhd:2040) # GiB
 fragments=(1 10 100 1000 10000 100000)
 depths=(1 2 5 10 20)
@@ -13,6 +13,7 @@ devices=(1 10 100 1000)
 places=512 # that are read, each in a cluster of its own
 rounds=5   # the first is cold
 limits=(1024 4096)       # cache_kib
+caches=(80 820 16384)    # cache_kib: 1 %, 10 % and all of the tables
 many=16                  # devices that are weighed together
 area=$((400 << 20))      # bytes of the disk that lies in fragments
 
@@ -131,6 +132,18 @@ guest_devices() {
 			reads "devices $kind $n" "$work/places" $(seq -f /dev/mapper/d%.0f "$n")
 			dmsetup remove_all
 		done
+	done
+}
+
+guest_cache() {
+	local limit
+	for limit in "${caches[@]}"; do
+		fresh_ram
+		put cache
+		line cache "read_only cache_kib $limit" >"$work/table"
+		make d "cache_kib $limit" "$work/table"
+		reads "cache_kib $limit" "$share/cache.places" /dev/mapper/d
+		dmsetup remove d
 	done
 }
 
@@ -318,6 +331,13 @@ host_devices() {
 	create size qcow2 64G
 	filled size qcow2
 	lay size qcow2 0
+}
+
+# Its tables have 8 MiB.
+host_cache() {
+	spread cache $((64 * gib)) $((64 << 10))
+	create cache qcow2 64G -o preallocation=metadata
+	lay cache qcow2 0
 }
 
 host_memory() {
