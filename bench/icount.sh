@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Instructions an I/O, by subject and case, as lines of TSV: case, subject, instructions. README.md tells what they are.
-# Usage: bench/icount.sh [GROUP]..., after `make bench-tools`; the groups are in icount-guest.sh. The images are made
+# Usage: bench/icount.sh [GROUP]..., after `make bench-tools`; the groups are in icount-guest.sh, and in README.md. The images are made
 # here, and laid on a disk, some in a thousand pieces; the machine has them in a RAM disk.
 set -euo pipefail
 top=$(realpath "$(dirname "$0")/..")
@@ -37,17 +37,27 @@ qcow2() {
 
 qemu-img convert -O vpc -o subformat=dynamic,force_size "$work/raw" "$work/vhd"
 qemu-img convert -O qcow2 "$work/raw" "$work/qcow2"
-# A third of the disk is in each image of the chain; of the overlay, a half.
-makevhd "$work/base.vhd" "$work/base.model" allocate=100
-makevhd "$work/mid.vhd" "$work/mid.model" allocate=50 parent="$work/base.vhd" parent_model="$work/base.model"
-makevhd "$work/top.vhd" "$work/top.model" allocate=33 parent="$work/mid.vhd" parent_model="$work/mid.model"
-qemu-img create -q -f qcow2 -b raw -F raw "$work/over" "${MIB}M"
-for ((at = 0; at < MIB; at += 2)); do echo "write -P 7 ${at}M 1M"; done | qemu-io -f qcow2 "$work/over" >/dev/null
-# Its clusters were written in any order, as those of an image that has grown in use.
-qcow2 grown
-perl -e 'srand 1; my @all = 0 .. shift() * 16 - 1; for my $i (reverse 1 .. $#all) { my $j = int rand $i + 1; @all[$i, $j] = @all[$j, $i] }
-	print map "write -P 7 " . ($_ << 16) . " 64k\n", @all' "$MIB" | qemu-io -t unsafe -f qcow2 "$work/grown" >/dev/null
 qcow2 empty
+
+# The images of subjects that no bar is about.
+others() {
+	local image at
+	# A third of the disk is in each image of the chain; of the overlay, a half.
+	makevhd "$work/base.vhd" "$work/base.model" allocate=100
+	makevhd "$work/mid.vhd" "$work/mid.model" allocate=50 parent="$work/base.vhd" parent_model="$work/base.model"
+	makevhd "$work/top.vhd" "$work/top.model" allocate=33 parent="$work/mid.vhd" parent_model="$work/mid.model"
+	for image in base mid top; do lay "$image.vhd" "$image" vhd 1; done
+	qemu-img create -q -f qcow2 -b raw -F raw "$work/over" "${MIB}M"
+	for ((at = 0; at < MIB; at += 2)); do echo "write -P 7 ${at}M 1M"; done | qemu-io -f qcow2 "$work/over" >/dev/null
+	lay over over qcow2 1
+	# Its clusters were written in any order, as those of an image that has grown in use.
+	qcow2 grown
+	perl -e 'srand 1;
+		my @all = 0 .. $ARGV[0] * 16 - 1;
+		for my $i (reverse 1 .. $#all) { my $j = int rand $i + 1; @all[$i, $j] = @all[$j, $i] }
+		print map "write -P 7 " . ($_ << 16) . " 64k\n", @all' "$MIB" | qemu-io -t unsafe -f qcow2 "$work/grown" >/dev/null
+	lay grown grown qcow2 1
+}
 
 # What stock targets would need for the blocks of the VHD: their data begin behind a bitmap of a sector.
 static() {
@@ -69,13 +79,11 @@ cached=$((next / 2048))
 lay raw raw-1000 raw 1000
 lay vhd vhd-1000 vhd 1000
 lay qcow2 qcow2-1000 qcow2 1000
-lay grown grown qcow2 1
-for image in base mid top; do lay "$image.vhd" "$image" vhd 1; done
-lay over over qcow2 1
 for n in 3 4 5 6; do lay empty "empty$n" qcow2 1; done
 qemu-img create -q -f qcow2 "$work/huge" 64T
 lay huge huge qcow2 1
 static
+[[ $# -gt 0 && " $* " != *' others '* ]] || others
 
 TEST_MODULE=$("$top/tests/vm/module.sh")
 export TEST_MODULE

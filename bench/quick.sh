@@ -10,8 +10,8 @@ trap 'rm -rf "$work"' EXIT
 if [ $# -gt 0 ]; then
 	cp "$1" "$work/now"
 else
-	"$here/icount.sh" >"$work/now"
-	"$here/scaling.sh" >>"$work/now"
+	"$here/icount.sh" read write large sync first cold >"$work/now"
+	"$here/scaling.sh" 9 >>"$work/now"
 fi
 [ ! -e "$here/results.tsv" ] || awk -F'\t' '
 	NR == FNR { old[$1, $2] = $3; next }

@@ -60,11 +60,11 @@ qcow_agrees_with_qemu() {
 left_out() {
 	local part
 	for part in flush-data flush-links zero head; do
-		run "$powercut" "--seed=$seed" --rounds=1000 --format=vhd "--break=$part"
+		run "$powercut" "--seed=$seed" --rounds=4000 --format=vhd "--break=$part"
 		like "$status:$out" '^1:.*FOUND' "found in a VHD: $part is left out"
 	done
 	for part in flush-data flush-root flush-links zero copy prepare count quiesce; do
-		run "$powercut" "--seed=$seed" --rounds=1000 --format=qcow2 "--break=$part"
+		run "$powercut" "--seed=$seed" --rounds=4000 --format=qcow2 "--break=$part"
 		like "$status:$out" '^1:.*FOUND' "found in a qcow2: $part is left out"
 	done
 }
