@@ -132,7 +132,7 @@ static int count_target(struct qcheck *c, u64 entry, u64 index, u64 offset, u64 
 	bool inside;
 	int ret = vdisk_qcheck_mark(c, offset, length, uses, times, &inside);
 
-	if (!inside) {
+	if (!inside || (length && offset >= c->vd->io.size)) {
 		c->lost = true;
 		bad_entry(c, entry, index, offset, "points behind the end of the file");
 	}
