@@ -320,6 +320,10 @@ static int count_place(struct qcheck *c, const struct l2_table *t, u64 at, u64 i
 
 	if (bits >> 32 & bits)
 		bad_entry(c, at, index, offset, "says of a subcluster that it is data and zeros");
+	if (c->version == 1 && offset % VDISK_SECTOR) {
+		bad_entry(c, at, index, offset, "points into the middle of a sector");
+		c->lost = true;
+	}
 	if (c->version > 1 && in_cluster(c, offset)) {
 		bad_entry(c, at, index, offset, "points into the middle of a cluster");
 		if (vdisk_qcheck_clearable(c, value, bits)) {
