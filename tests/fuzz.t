@@ -8,7 +8,8 @@ cd "$top" || bail "no $top"
 unset MAKEFLAGS MAKELEVEL MFLAGS
 
 links() {
-	echo 'int LLVMFuzzerTestOneInput(const char *p, unsigned long n); int LLVMFuzzerTestOneInput(const char *p, unsigned long n) { return p && n ? 0 : 0; }' >"$T/probe.c"
+	printf '%s\n' 'int LLVMFuzzerTestOneInput(const char *p, unsigned long n);' \
+		'int LLVMFuzzerTestOneInput(const char *p, unsigned long n) { return 0 * (p && n); }' >"$T/probe.c"
 	clang -fsanitize=fuzzer,address,undefined -o "$T/probe" "$T/probe.c" 2>/dev/null && "$T/probe" -runs=1 2>/dev/null
 }
 

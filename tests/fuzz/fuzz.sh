@@ -8,13 +8,21 @@ shift
 type -P clang >/dev/null || { echo "make fuzz: clang is not installed" >&2; exit 1; }
 mkdir -p build/fuzz/found
 
+# regressions are not there for each of them
+folders_of() {
+	local folder
+	for folder in "build/fuzz/corpus/$1" "build/fuzz/seeds/$1" "tests/fuzz/regressions/$1"; do
+		[ ! -d "$folder" ] || echo "$folder"
+	done
+}
+
 for target; do
-	mkdir -p "build/fuzz/corpus/$target" "tests/fuzz/regressions/$target"
+	mkdir -p "build/fuzz/corpus/$target"
+	mapfile -t folders < <(folders_of "$target")
+	longest=$(awk -v t="$target" '$1 == t { print $2 }' tests/fuzz/limits)
 	echo "== $target"
 	if "build/fuzz/$target" "-max_total_time=$seconds" -print_final_stats=1 -timeout=20 -rss_limit_mb=3000 \
-		"-max_len=$(awk -v t="$target" '$1 == t { print $2 }' tests/fuzz/limits)" "-artifact_prefix=build/fuzz/found/$target-" \
-		"build/fuzz/corpus/$target" "build/fuzz/seeds/$target" "tests/fuzz/regressions/$target" \
-		2>"build/fuzz/$target.log"; then
+		"-max_len=$longest" "-artifact_prefix=build/fuzz/found/$target-" "${folders[@]}" 2>"build/fuzz/$target.log"; then
 		grep -E ' DONE |stat::number_of_executed_units' "build/fuzz/$target.log"
 	else
 		failed=1
@@ -22,6 +30,5 @@ for target; do
 		echo "$target: an input was found that fails: see build/fuzz/$target.log. When it is fixed, put the input into" \
 			"tests/fuzz/regressions/$target/, by a name that says what it was" >&2
 	fi
-	rmdir "tests/fuzz/regressions/$target" 2>/dev/null
 done
 exit $failed

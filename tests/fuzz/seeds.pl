@@ -1,13 +1,17 @@
 #!/usr/bin/env perl
 # SPDX-License-Identifier: GPL-2.0-or-later
-# The seeds that are no images: seeds.pl FOLDER, which has volume.img already. See seeds.sh.
+# For seeds.sh:
+#
+#   seeds.pl make FOLDER                     the seeds that are no images; FOLDER has volume.img already
+#   seeds.pl undate-volume IMAGE SECONDS     all times on an NTFS volume since then (1970, UTC) become the same
+#   seeds.pl undate-snapshot IMAGE           the first snapshot of a qcow2 was made in 1970
 use strict;
 use warnings;
 use File::Basename qw(dirname);
 use File::Path qw(make_path);
 require(dirname(__FILE__) . '/../lib/mklog.pl');
 
-my ($out) = @ARGV;
+my ($verb, $out, $started) = @ARGV;
 
 sub seed {
 	my ($target, $name, $bytes) = @_;
@@ -80,6 +84,44 @@ sub changes {
 	seed('volume', "few$_", bytes(6 * (1 + $_ % 8))) for 1 .. 32;
 }
 
+# ---- times ----
+
+sub change_file {
+	my ($path, $change) = @_;
+	open my $f, '+<:raw', $path or die "$path: $!\n";
+	my $bytes = do { local $/; <$f> };
+	$change->($bytes);
+	seek $f, 0, 0;
+	print $f $bytes;
+	close $f or die "$path: $!\n";
+}
+
+# 100 ns since 1601.
+sub ntfs_time {
+	return ($_[0] + 11644473600) * 10000000;
+}
+
+sub undate_volume {
+	my ($first, $last) = (ntfs_time($started - 1), ntfs_time(time + 1));
+	change_file($out, sub {
+		for my $at (map 4 * $_, 0 .. length($_[0]) / 4 - 2) {
+			my $time = unpack 'Q<', substr $_[0], $at, 8;
+			substr($_[0], $at, 8) = pack 'Q<', ntfs_time(0) if $time >= $first && $time <= $last;
+		}
+	});
+}
+
+# qcow2.txt, "Snapshots": the time, and how long the machine had run.
+sub undate_snapshot {
+	change_file($out, sub { substr($_[0], 16 + unpack('Q>', substr $_[0], 64, 8), 16) = "\0" x 16 });
+}
+
+# ----
+
+if ($verb ne 'make') {
+	$verb eq 'undate-volume' ? undate_volume() : undate_snapshot();
+	exit;
+}
 engine();
 logs();
 records();

@@ -8,6 +8,7 @@ PATH=$PATH:/usr/sbin:/sbin
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 most=98304 # bytes of an image
+started=$(date +%s)
 
 # Images of all kinds, small ones, in $work/images.
 by_perl() {
@@ -41,30 +42,40 @@ by_powercut() {
 	done
 }
 
+# With one -c, qemu packs clusters side by side, and puts them where chance wants.
+packed() {
+	local i
+	for i in 0 1 2 3; do
+		printf -- '-c\nwrite -c -P %d %d %d\n' $((i + 2)) $((16384 + i * $1)) "$1"
+	done
+}
+
 # What the power cuts do not make.
 by_qemu() {
-	local name options
+	local name cluster options commands
 	type -P qemu-img qemu-io >/dev/null || return 0
-	while read -r name options; do
+	while read -r name cluster options; do
+		mapfile -t commands < <(packed "$cluster")
 		# shellcheck disable=SC2086 # words
 		qemu-img create -q -f "${name##*.}" $options "$work/$name" 64K >/dev/null
-		qemu-io -f "${name##*.}" -c 'write -P 1 0 3K' -c 'write -c -P 2 16K 16K' -c 'write -z 32K 4K' \
-			-c 'discard 1K 1K' "$work/$name" >/dev/null 2>&1 || true
+		qemu-io -f "${name##*.}" -c 'write -P 1 0 3K' "${commands[@]}" -c 'write -z 32K 4K' -c 'discard 1K 1K' \
+			"$work/$name" >/dev/null 2>&1 || true
 		mv "$work/$name" "$work/images/$name"
 	done <<-'END'
-		plain.qcow2 -o cluster_size=512
-		old.qcow2 -o compat=0.10,cluster_size=1024
-		narrow.qcow2 -o cluster_size=1024,refcount_bits=1
-		wide.qcow2 -o cluster_size=512,refcount_bits=64,lazy_refcounts=on
-		zstd.qcow2 -o cluster_size=4K,compression_type=zstd
-		sub.qcow2 -o cluster_size=16K,extended_l2=on
-		one.qcow
+		plain.qcow2 512 -o cluster_size=512
+		old.qcow2 1024 -o compat=0.10,cluster_size=1024
+		narrow.qcow2 1024 -o cluster_size=1024,refcount_bits=1
+		wide.qcow2 512 -o cluster_size=512,refcount_bits=64,lazy_refcounts=on
+		zstd.qcow2 4096 -o cluster_size=4K,compression_type=zstd
+		sub.qcow2 16384 -o cluster_size=16K,extended_l2=on
+		one.qcow 4096
 	END
 	qemu-img create -q -f qcow2 -o cluster_size=512 "$work/images/marked.qcow2" 64K
 	qemu-img bitmap --add "$work/images/marked.qcow2" b
 	qemu-io -c 'write -P 5 0 8K' "$work/images/marked.qcow2" >/dev/null
 	qemu-img snapshot -c first "$work/images/marked.qcow2"
 	qemu-io -c 'write -P 6 4K 8K' "$work/images/marked.qcow2" >/dev/null
+	"$here/seeds.pl" undate-snapshot "$work/images/marked.qcow2"
 	qemu-img create -q -u -f qcow2 -o cluster_size=512 -F raw -b 'C:\images\base.raw' "$work/images/child.qcow2" 32K
 	qemu-img create -q -u -f qcow2 -o cluster_size=512 -F vpc -b 'json:{"file.filename": "x"}' \
 		"$work/images/json.qcow2" 32K
@@ -77,6 +88,7 @@ volume() {
 	rm -f "$img"
 	truncate -s 3M "$img"
 	mkntfs -qF -c 1024 -p 0 "$img" 2>/dev/null
+	ntfslabel -q -f --new-serial=ABCDEF0000000001 "$img" >/dev/null 2>&1
 	"$forge" "$img" mkdir /folder
 	"$forge" "$img" file /disk.raw 64K runs=5 order=shuffle seed=1 fill=zero
 	"$forge" "$img" file /folder/Disk.vhd 32K runs=3 seed=2 fill=zero
@@ -87,9 +99,10 @@ volume() {
 	"$forge" "$img" link /disk.raw /link.raw
 	"$forge" "$img" hiberfil hibr
 	"$forge" "$img" logfile 2.0 inuse walk=whole record=9,9,2,4 record=21,22,0,5
+	"$here/seeds.pl" undate-volume "$img" "$started"
 }
 
-# one_file_each TARGET [BYTES-IN-FRONT]: the images as seeds
+# images_for TARGET [BYTES-IN-FRONT]: the images as seeds
 images_for() {
 	local f
 	mkdir -p "$out/seeds/$1"
@@ -110,6 +123,8 @@ for f in "$out"/seeds/repair/*; do
 	[ "${f##*.}" = qcow2 ] || rm "$f"
 done
 # twelve requests: writes, zeros, a discard, a flush, opening again
-images_for write '\00\00\00\03\01\010\00\021\03\020\00\07\04\040\00\017\05\00\00\00\00\044\00\02\06\020\00\017\07\00\00\00\02\03\00\024\04\00\00\027\01\060\00\05\05\00\00\00'
-"$here/seeds.pl" "$out"
+ops='\00\00\00\03\01\010\00\021\03\020\00\07\04\040\00\017\05\00\00\00\00\044\00\02'
+ops+='\06\020\00\017\07\00\00\00\02\03\00\024\04\00\00\027\01\060\00\05\05\00\00\00'
+images_for write "$ops"
+"$here/seeds.pl" make "$out"
 touch "$out/seeds/made"
