@@ -101,12 +101,14 @@ sub ntfs_time {
 	return ($_[0] + 11644473600) * 10000000;
 }
 
+# The last two bytes of a sector may be elsewhere: fixups. Those of a time are the same for months.
 sub undate_volume {
-	my ($first, $last) = (ntfs_time($started - 1), ntfs_time(time + 1));
+	my ($first, $last, $new) = (ntfs_time($started - 1), ntfs_time(time + 1), pack 'Q<', ntfs_time(0));
 	change_file($out, sub {
 		for my $at (map 4 * $_, 0 .. length($_[0]) / 4 - 2) {
-			my $time = unpack 'Q<', substr $_[0], $at, 8;
-			substr($_[0], $at, 8) = pack 'Q<', ntfs_time(0) if $time >= $first && $time <= $last;
+			my $length = $at % 512 == 504 ? 6 : 8;
+			my $time = unpack 'Q<', substr($_[0], $at, $length) . substr(pack('Q<', $last), $length);
+			substr($_[0], $at, $length) = substr $new, 0, $length if $time >= $first && $time <= $last;
 		}
 	});
 }
