@@ -348,6 +348,9 @@ static int count_l2_entry(struct qcheck *c, const struct l2_table *t, u64 i)
 
 	if (c->version > 1 && kind != ENTRY_PACKED && value & QCOW_L2_RESERVED)
 		bad_entry(c, at, index, value & QCOW_OFFSET, "has bits set that are reserved");
+	if (c->version == 2 && (kind == ENTRY_ZERO || kind == ENTRY_ZERO_HOME))
+		bad_entry(c, at, index, value & QCOW_OFFSET,
+			  "says that it reads as zeros, which version 2 has no bit for");
 	switch (kind) {
 	case ENTRY_PACKED:
 		return count_packed(c, t, at, index, value, bits);
