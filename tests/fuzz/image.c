@@ -149,6 +149,7 @@ static int look_at_range(struct vdisk *vd, u64 at, u64 *length)
 	struct vdisk_map m;
 	int ret = vdisk_map(vd, at, asked, &m);
 
+	look_at_plain(vd, at);
 	if (ret) {
 		expect(ret == -EUCLEAN || ret == -EOPNOTSUPP, "%" PRIu64 ": %d", at, ret);
 		*length = VDISK_SECTOR;
@@ -156,7 +157,6 @@ static int look_at_range(struct vdisk *vd, u64 at, u64 *length)
 	}
 	look_at_answer(vd, at, asked, &m);
 	ask_again(vd, at, asked, &m);
-	look_at_plain(vd, at);
 	*length = m.length;
 	return 0;
 }
