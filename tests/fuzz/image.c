@@ -83,8 +83,9 @@ static void look_at_answer(const struct vdisk *vd, u64 at, u64 asked, const stru
 		return;
 	case VDISK_ZERO:
 	case VDISK_PARENT:
+		/* of a cluster that the file cuts off, it may be behind the end */
 		if (m->home != VDISK_NOWHERE && !vd->info.needs_data)
-			look_at_place(vd, m->home, "a home");
+			look_at_place(vd, round_down_to(m->home, vd->info.block_size), "a home");
 		return;
 	default:
 		found("%" PRIu64 ": an answer of kind %d", at, m->kind);
