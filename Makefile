@@ -2,6 +2,7 @@
 # make            build everything below build/
 # make demo       the main job on made-up data, in a throw-away virtual machine
 # make check      the tests
+# make fuzz       libFuzzer on all that reads what others wrote, FUZZ_S=60 seconds for each target
 # make module     the kernel module for the running kernel, or KDIR=headers; modules_install puts it there
 # make install    DESTDIR and PREFIX are honoured; make uninstall takes it away again
 # make help       all targets
@@ -144,7 +145,7 @@ modules_install: module
 		$(if $(DESTDIR),INSTALL_MOD_PATH=$(DESTDIR))
 
 deps:
-	@tests/deps.sh build test
+	@tests/deps.sh build test fuzz
 
 demo: deps
 	@$(MAKE) --no-print-directory tools
@@ -157,6 +158,48 @@ JOBS  ?= 2
 check: deps
 	@$(MAKE) --no-print-directory tools
 	@INSTALL=$(INSTALL) prove --timer -j$(JOBS) $(TESTS)
+
+# ---- fuzzing, tests/fuzz ----
+
+FUZZ_CC     ?= clang
+FUZZ_FLAGS  := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+FUZZ_PARTS  := fuzz mutate
+FUZZERS     := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(filter-out $(FUZZ_PARTS:%=tests/fuzz/%.c),$(wildcard tests/fuzz/*.c)))
+FUZZ_OBJ    := $(patsubst %.c,$(B)/fuzz/obj/%.o,$(LIB_SRC) $(filter-out ntfsmap/main.c,$(MAP_SRC)))
+FUZZ_CRASH  := $(patsubst %.c,$(B)/fuzz/obj/%.o,$(filter-out tests/crash/crash.c,$(wildcard tests/crash/*.c)))
+
+$(B)/fuzz/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(FUZZ_CC) $(BASE) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link $(PKG_CFLAGS) -c -o $@ $<
+
+# What a target defines itself is not taken from here.
+$(B)/fuzz/all.a: $(FUZZ_OBJ)
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(B)/fuzz/image $(B)/fuzz/repair $(B)/fuzz/write: $(B)/fuzz/obj/tests/fuzz/mutate.o
+$(B)/fuzz/engine: $(FUZZ_CRASH)
+
+$(FUZZERS): $(B)/fuzz/%: $(B)/fuzz/obj/tests/fuzz/%.o $(B)/fuzz/obj/tests/fuzz/fuzz.o $(B)/fuzz/all.a
+	$(FUZZ_CC) $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(B)/fuzz/all.a $(PKG_LIBS)
+
+# Seeds are made by the generators of the tests, the same each time.
+$(B)/fuzz/seeds/made: tests/fuzz/seeds.sh tests/fuzz/seeds.pl $(wildcard tests/lib/*.pl) | $(B)/tests/ntfsforge
+	@tests/fuzz/seeds.sh $(B)/fuzz
+
+fuzz-tools: tools $(FUZZERS) $(B)/fuzz/seeds/made
+
+fuzz-list:
+	@echo $(FUZZ)
+
+# FUZZ='image log' runs these.
+FUZZ_S ?= 60
+FUZZ   ?= $(sort $(notdir $(FUZZERS)))
+
+fuzz:
+	@tests/deps.sh build test fuzz
+	@$(MAKE) --no-print-directory -s fuzz-tools
+	@tests/fuzz/fuzz.sh $(FUZZ_S) $(FUZZ)
 
 bench-owners: tools
 	@bench/owners.sh
@@ -289,7 +332,7 @@ help:
 	@echo 'make clean      remove build/'
 	@echo 'INSTALL=no      never call apt; tests that lack a tool are skipped by name'
 
-.PHONY: all tools module modules_install deps demo check bench bench-quick bench-owners bench-tools bench-user \
+.PHONY: all tools fuzz fuzz-tools fuzz-list module modules_install deps demo check bench bench-quick bench-owners bench-tools bench-user \
 	bench-growth bench-clock bench-chart lint install install-units install-initramfs uninstall uninstall-units \
 	uninstall-initramfs clean help FORCE
 .SECONDARY:

@@ -489,7 +489,7 @@ static int read_parameter(struct tab *tab, const char *file, char *value)
 		e->bad = code != DONE;
 		first = find(tab, name);
 		if (!code && first != e) {
-			if (!same(first, e))
+			if (first->bad || !same(first, e))
 				return fail_twice(first, e);
 			e->bad = true;
 		}

@@ -39,7 +39,7 @@ none "no file is longer than 800 lines" awk 'FNR == 801 { print FILENAME }' $sou
 none "no notes to self" grep -rniE '\b(TODO|FIXME|XXX|HACK)\b' --include='*.[ch]' --include='*.sh' bench dm-vdisk libvdisk ntfsmap
 
 # Everything that is there is told
-for folder in bench boot dm-vdisk libvdisk ntfsmap man tests tests/vm; do
+for folder in bench boot dm-vdisk libvdisk ntfsmap man tests tests/fuzz tests/vm; do
 	ok "$folder has a README" test -s "$folder/README.md"
 done
 for verb in $("$top/build/bin/ntfsmap" --help | sed -n 's/^  \([a-z]\{3,\}\) .*/\1/p'); do
