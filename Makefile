@@ -110,7 +110,7 @@ $(B)/unitdir $(B)/flags: FORCE
 	@echo '$(SAYS)' | cmp -s - $@ || echo '$(SAYS)' >$@
 FORCE:
 
-$(B)/boot/ntfsmap-generator: $(patsubst %.c,$(B)/%.o,$(wildcard boot/*.c)) $(addprefix $(B)/ntfsmap/,tab.o msg.o process.o)
+$(B)/boot/ntfsmap-generator: $(patsubst %.c,$(B)/%.o,$(wildcard boot/*.c)) $(addprefix $(B)/ntfsmap/,tab.o msg.o process.o utf8.o)
 	$(CC) $(CFLAGS) $(LINK) -o $@ $^
 
 $(B)/tests/%: $(B)/tests/unit/%.o $(B)/libvdisk.a

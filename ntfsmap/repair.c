@@ -59,7 +59,7 @@ static int tell_all(const struct job *job)
 	} else {
 		printf("%s: %llu errors and %llu leaks were repaired, %llu errors and %llu leaks "
 		       "are left\n",
-		       job->img->name, (unsigned long long)n->errors_fixed,
+		       shown(job->img->name), (unsigned long long)n->errors_fixed,
 		       (unsigned long long)n->leaks_fixed, (unsigned long long)n->errors,
 		       (unsigned long long)n->leaks);
 		ret = finish_stdout();

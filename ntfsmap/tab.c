@@ -10,6 +10,7 @@
 #include "msg.h"
 #include "name.h"
 #include "tab.h"
+#include "utf8.h"
 
 #define MAX_BYTES   (256 << 10) /* of a file */
 #define MAX_ENTRIES 1024
@@ -55,13 +56,15 @@ static char **text_of(const struct rule *r, struct tab_entry *e)
 
 bool tab_has_control(const char *s)
 {
-	char *copy = text_copy(s);
-	bool has;
+	size_t len;
+	uint32_t c;
 
-	defuse(copy);
-	has = strcmp(copy, s) != 0;
-	free(copy);
-	return has;
+	for (; *s; s += len) {
+		len = utf8_next(s, &c);
+		if (c < ' ' || (c >= 0x7f && c < 0xa0))
+			return true;
+	}
+	return false;
 }
 
 static bool is_octal(const char *s)
@@ -98,16 +101,19 @@ static char *append(char *s, const char *more)
 	return longer;
 }
 
-/* What would end the word or a part of it. */
+/* What would end the word or a part of it, and what nobody could see. */
 static char *escape(const char *s)
 {
 	char *out = must_alloc(strlen(s) * 4 + 1), *p = out;
 
-	for (; *s; s++)
-		if (strchr(" ,\\\"", *s))
-			p += sprintf(p, "\\%03o", (unsigned char)*s);
-		else
-			*p++ = *s;
+	while (*s) {
+		uint32_t c;
+		size_t len = utf8_next(s, &c);
+		bool plain = c != UTF8_INVALID && !utf8_acts(c) && !strchr(" ,\\\"", *s);
+
+		for (; len; len--, s++)
+			p += sprintf(p, plain ? "%c" : "\\%03o", (unsigned char)*s);
+	}
 	return out;
 }
 
