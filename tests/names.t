@@ -128,7 +128,7 @@ completion() {
 		printf '%s\n' 'ntfs part evil\x1b[31m\x0aINJECTED\x20$(touch\x20'"$T"'/was-run)' 'ntfs part ok'
 	END
 	chmod +x "$T/bin/lsblk"
-	PATH=$T/bin:$PATH T=$T bash -c '. "$1"; COMP_WORDS=(ntfsmap info LABEL = ""); COMP_CWORD=4
+	env "PATH=$T/bin:$PATH" "T=$T" bash -c '. "$1"; COMP_WORDS=(ntfsmap info LABEL = ""); COMP_CWORD=4
 		_ntfsmap; printf "%s\n" "${COMPREPLY[@]}"' - "$top/ntfsmap/completion.bash" >"$T/words" 2>&1
 	ok "what the completion offers is harmless" harmless "$T/words"
 	is "$(wc -l <"$T/words")" 2 "  a line for each volume"
