@@ -26,6 +26,7 @@ volume_only() {
 	f mkdir /dir
 	f file /base.raw 1M fill=stdin <"$T/small"
 	f mkdir /link
+	f file /link/base.raw 1M fill=pattern
 	f reparse /link a0000003
 	f file /link.raw 1M fill=pattern
 	f reparse /link.raw a000000c
@@ -39,6 +40,10 @@ volume_only() {
 		f file "/dir/$n.qcow2" "$(stat -c %s "$T/i.qcow2")" fill=stdin <"$T/i.qcow2"
 		nowhere "on NTFS, $name" "$img:/dir/$n.qcow2"
 	done
+	qemu-img create -q -f qcow2 -u -b ../link/base.raw -F raw "$T/i.qcow2" 1M
+	f file /dir/way.qcow2 "$(stat -c %s "$T/i.qcow2")" fill=stdin <"$T/i.qcow2"
+	exits 2 "a junction on the way" "$ntfsmap" cat "$img:/dir/way.qcow2"
+	like "$err" '/link is a reparse point' "  is not followed"
 	for name in 'C:\base.raw' '\base.raw' ../base.raw /base.raw ../dir/../base.raw; do
 		n=$((n + 1))
 		qemu-img create -q -f qcow2 -u -b "$name" -F raw "$T/i.qcow2" 1M
@@ -62,6 +67,7 @@ plain() {
 	for name in fifo sub . /dev/zero ../../../../../../../../dev/zero /proc/self/mem; do
 		qemu-img create -q -f qcow2 -u -b "$name" -F raw "$d/i.qcow2" 1M
 		nowhere "in a file, $name" "$d/i.qcow2"
+		[ "${name#/}" != "$name" ] || like "$err" 'no regular file' "  says why"
 	done
 	[ "$(stat -c %d /proc/version)" = "$(stat -c %d "$d")" ] || {
 		ln -s /proc/version "$d/elsewhere"
