@@ -205,6 +205,11 @@ lint:
 	@tests/deps.sh build lint
 	@tests/lint.sh
 
+analyze:
+	@tests/deps.sh build
+	@mkdir -p $(B)
+	@tests/analyze.sh
+
 install: all install-units install-initramfs
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCDIR) \
 		$(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(COMPDIR) \
@@ -295,6 +300,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 	@echo 'make deps       install what building and testing need (Debian packages only)'
 	@echo 'make lint       clang-format, cppcheck, shellcheck'
+	@echo 'make analyze    gcc -fanalyzer, a minute'
 	@echo 'make bench      measure what things cost, all of it; make bench-quick: what matters, with bars'
 	@echo 'make bench-owners  measure the pass over the MFT'
 	@echo 'make bench-user, bench-growth, bench-clock  costs in user space, against size, in time'
@@ -303,6 +309,6 @@ help:
 	@echo 'INSTALL=no      never call apt; tests that lack a tool are skipped by name'
 
 .PHONY: all tools module modules_install deps demo check bench bench-quick bench-owners bench-tools bench-user \
-	bench-growth bench-clock bench-chart lint install install-units install-initramfs uninstall uninstall-units \
+	bench-growth bench-clock bench-chart lint analyze install install-units install-initramfs uninstall uninstall-units \
 	uninstall-initramfs clean help FORCE
 .SECONDARY:

@@ -517,7 +517,8 @@ static int check_device(const struct image *root, const struct image *first)
 			return DONE; /* looked at before */
 		add_parts(&parts, i);
 	}
-	qsort(parts.v, parts.n, sizeof(*parts.v), compare_parts);
+	if (parts.n)
+		qsort(parts.v, parts.n, sizeof(*parts.v), compare_parts);
 	code = check_parts(&parts);
 	free(parts.v);
 	return code;

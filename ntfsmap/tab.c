@@ -436,7 +436,7 @@ int tab_read(const char *file, bool may_miss, struct tab *tab)
 	if (may_miss && access(file, F_OK) && errno == ENOENT)
 		return DONE;
 	code = read_file(file, &bytes, &len);
-	if (!code)
+	if (bytes)
 		code = read_lines(file, bytes, len, tab);
 	free(bytes);
 	return code;
@@ -494,7 +494,7 @@ static int read_parameter(struct tab *tab, const char *file, char *value)
 		e->attach = true; /* what else should be named there */
 		e->bad = code != DONE;
 		first = find(tab, name);
-		if (!code && first != e) {
+		if (!code && first && first != e) {
 			if (!same(first, e))
 				return fail_twice(first, e);
 			e->bad = true;
@@ -510,7 +510,7 @@ int tab_read_cmdline(const char *file, struct tab *tab)
 	size_t len;
 	int first = read_file(file, &bytes, &len);
 
-	if (first)
+	if (!bytes)
 		return first;
 	for (rest = bytes; (word = next_parameter(&rest));) {
 		char *value = value_of(word);
@@ -539,7 +539,8 @@ char *tab_parameter(const char *file, const char *key)
 	char *bytes, *rest, *word, *value = NULL;
 	size_t len;
 
-	if (read_file(file, &bytes, &len))
+	read_file(file, &bytes, &len);
+	if (!bytes)
 		return NULL;
 	for (rest = bytes; (word = next_parameter(&rest));)
 		if (!strncmp(word, key, strlen(key))) {
