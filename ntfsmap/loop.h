@@ -9,8 +9,8 @@
 /*
  * Put a loop device over a regular file or a block device, with direct I/O and the block size of
  * what is below. It goes away by itself when the last user closes it: keep *fd open until
- * device-mapper has the device. *path is the caller's. same: a descriptor of the file, which must be
- * that still, or -1.
+ * device-mapper has the device. *path is the caller's.
+ * same: a descriptor of the file, which must be that still, or -1.
  */
 int loop_attach(const char *file, bool readonly, int same, int *fd, char **path);
 

@@ -128,7 +128,7 @@ programs() {
 			return process_run((const char *const *)argv + 1);
 		}
 	END
-	ok "process.c alone" "${CC:-cc}" -I"$top" -o "$T/run" "$T/run.c" "$top"/build/ntfsmap/{process,msg}.o
+	ok "process.c alone" "${CC:-cc}" -I"$top" -o "$T/run" "$T/run.c" "$top"/build/ntfsmap/{process,msg,utf8}.o
 	run env -i "${hostile[@]}" TERM=x LC_CTYPE=C.UTF-8 DM_DISABLE_UDEV=1 "$T/run" env
 	is "$status $(sort "$T/out" | xargs)" '0 DM_DISABLE_UDEV=1 LC_CTYPE=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin' \
 		"a program gets this environment"
