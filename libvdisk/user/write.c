@@ -106,8 +106,8 @@ static int write_payload(struct host *h, const struct vdisk_action *a)
 			 a->length);
 }
 
-/* A metadata block. The file may end inside of its last one: what is behind that reads as zeros, and
- * cannot be anything else. */
+/* A metadata block. The file may end inside of its last one: what is behind that reads as zeros,
+ * and cannot be anything else. */
 static int write_block(const struct vdisk_io *io, const struct vdisk_action *a)
 {
 	u64 there = a->offset < io->size ? io->size - a->offset : 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Any bytes as an MFT record: its attributes and their runs lie inside of it, and every walk ends. */
+/* Any bytes as an MFT record: its attributes and their runs lie inside of it; each walk ends. */
 #include "../../ntfsmap/ntfs-record.h"
 #include "fuzz.h"
 
