@@ -2,6 +2,7 @@
 # make            build everything below build/
 # make demo       the main job on made-up data, in a throw-away virtual machine
 # make check      the tests
+# make fuzz       libFuzzer on all that reads what others wrote, FUZZ_S=60 seconds for each target
 # make module     the kernel module for the running kernel, or KDIR=headers; modules_install puts it there
 # make install    DESTDIR and PREFIX are honoured; make uninstall takes it away again
 # make help       all targets
@@ -32,7 +33,18 @@ CFLAGS ?= -O2 -g
 WERROR := $(if $(CI),-Werror)
 WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
 	  -Wwrite-strings -Wvla -Wformat=2 -Wundef $(WERROR)
-HARDEN := -fstack-protector-strong -D_FORTIFY_SOURCE=2
+# What makes a mistake hard to abuse: those that this compiler has, asked once. HARDEN= and LDHARDEN= leave them out;
+# what CPPFLAGS and CFLAGS say of _FORTIFY_SOURCE holds, and without optimisation there is none of it.
+HARDEN = $(eval HARDEN := $(call compiler_has,$(STACK_AND_BRANCHES)) $(call fortify))$(HARDEN)
+STACK_AND_BRANCHES := -fPIE -fstack-protector-strong -fstack-clash-protection -fcf-protection=full
+compiler_has = $(shell for o in $(1); do $(CC) -Werror -U_FORTIFY_SOURCE -O2 $$o -include stdlib.h \
+	-fsyntax-only -x c /dev/null 2>/dev/null && echo $$o; done)
+fortify = $(if $(findstring _FORTIFY_SOURCE,$(CPPFLAGS) $(CFLAGS)),,$(if $(filter -O%,$(filter-out \
+	-O0,$(CFLAGS))),-U_FORTIFY_SOURCE $(lastword $(call compiler_has,-D_FORTIFY_SOURCE=2 -D_FORTIFY_SOURCE=3))))
+LDHARDEN := -Wl,-z,relro,-z,now,-z,noexecstack
+# -static and -static-pie say for themselves what comes out.
+PIE = $(if $(filter -static%,$(CFLAGS) $(LDFLAGS)),,-pie)
+LINK = $(LDHARDEN) $(PIE) $(LDFLAGS)
 BASE   := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(WARN) -MMD -MP
 # what libvdisk needs, and what ntfsmap needs
 LIBS_V := zlib libzstd
@@ -59,13 +71,13 @@ SOVER    := 0
 
 all: $(B)/bin/ntfsmap $(B)/libvdisk.a $(B)/libvdisk.so $(B)/libvdisk.pc $(B)/boot/ntfsmap-generator
 
-$(B)/%.o: %.c
+$(B)/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	$(CC) $(BASE) $(CPPFLAGS) $(HARDEN) $(CFLAGS) $(PKG_CFLAGS) -c -o $@ $<
 
 $(B)/ntfsmap/main.o: BASE += -DVERSION='"$(VERSION)"'
 
-$(B)/%.pic.o: %.c
+$(B)/%.pic.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	$(CC) $(BASE) $(CPPFLAGS) $(HARDEN) $(CFLAGS) $(CFLAGS_V) -fPIC -c -o $@ $<
 
@@ -74,7 +86,7 @@ $(B)/libvdisk.a: $(LIB_OBJ)
 	$(AR) rcs $@ $^
 
 $(B)/libvdisk.so.$(SOVER): $(LIB_PIC) libvdisk/libvdisk.map
-	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,libvdisk.so.$(SOVER) \
+	$(CC) $(CFLAGS) $(LDHARDEN) $(LDFLAGS) -shared -Wl,-soname,libvdisk.so.$(SOVER) \
 		-Wl,--version-script=libvdisk/libvdisk.map -Wl,-z,defs -o $@ $(LIB_PIC) $(LINK_V)
 
 $(B)/libvdisk.so: $(B)/libvdisk.so.$(SOVER)
@@ -86,37 +98,39 @@ $(B)/libvdisk.pc: libvdisk/libvdisk.pc.in Makefile
 
 $(B)/bin/ntfsmap: $(MAP_OBJ) $(B)/libvdisk.a
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(PKG_LIBS)
+	$(CC) $(CFLAGS) $(LINK) -o $@ $^ $(PKG_LIBS)
 
 $(B)/boot/generator.o: BASE += -DUNITDIR='"$(UNITDIR)"'
 $(B)/boot/generator.o: $(B)/unitdir
 
-# Written when it says something else: what has it compiled in is made anew then.
-$(B)/unitdir: FORCE
+# Written when they say something else: what has that compiled in is made anew then.
+$(B)/unitdir: SAYS = $(UNITDIR)
+$(B)/flags: SAYS = $(CC) $(CPPFLAGS) $(HARDEN) $(CFLAGS) $(LINK)
+$(B)/unitdir $(B)/flags: FORCE
 	@mkdir -p $(@D)
-	@echo '$(UNITDIR)' | cmp -s - $@ || echo '$(UNITDIR)' >$@
+	@echo '$(SAYS)' | cmp -s - $@ || echo '$(SAYS)' >$@
 FORCE:
 
-$(B)/boot/ntfsmap-generator: $(patsubst %.c,$(B)/%.o,$(wildcard boot/*.c)) $(B)/ntfsmap/tab.o $(B)/ntfsmap/msg.o
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
+$(B)/boot/ntfsmap-generator: $(patsubst %.c,$(B)/%.o,$(wildcard boot/*.c)) $(addprefix $(B)/ntfsmap/,tab.o msg.o process.o utf8.o)
+	$(CC) $(CFLAGS) $(LINK) -o $@ $^
 
 $(B)/tests/%: $(B)/tests/unit/%.o $(B)/libvdisk.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LINK_V)
+	$(CC) $(CFLAGS) $(LINK) -o $@ $^ $(LINK_V)
 
 $(B)/tests/ntfsforge: $(FORGE:%.c=$(B)/%.o)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs libntfs-3g)
+	$(CC) $(CFLAGS) $(LINK) -o $@ $^ $(shell pkg-config --libs libntfs-3g)
 
 $(B)/tests/powercut: $(patsubst %.c,$(B)/%.o,$(wildcard tests/crash/*.c)) $(B)/libvdisk.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LINK_V)
+	$(CC) $(CFLAGS) $(LINK) -o $@ $^ $(LINK_V)
 
 $(B)/tests/vdiskio: $(B)/tests/tools/vdiskio.o $(B)/libvdisk.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LINK_V)
+	$(CC) $(CFLAGS) $(LINK) -o $@ $^ $(LINK_V)
 
 $(B)/tests/blkhammer: $(B)/tests/tools/blkhammer.o
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -ldevmapper -pthread
+	$(CC) $(CFLAGS) $(LINK) -o $@ $^ -ldevmapper -pthread
 
 $(B)/bench/%: $(B)/bench/%.o $(B)/libvdisk.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LINK_V)
+	$(CC) $(CFLAGS) $(LINK) -o $@ $^ $(LINK_V)
 
 # Everything that the tests run; separate from the tests, so that prove starts when all is there.
 tools: all $(UNITS) $(TOOLS)
@@ -144,7 +158,7 @@ modules_install: module
 		$(if $(DESTDIR),INSTALL_MOD_PATH=$(DESTDIR))
 
 deps:
-	@tests/deps.sh build test
+	@tests/deps.sh build test fuzz
 
 demo: deps
 	@$(MAKE) --no-print-directory tools
@@ -157,6 +171,48 @@ JOBS  ?= 2
 check: deps
 	@$(MAKE) --no-print-directory tools
 	@INSTALL=$(INSTALL) prove --timer -j$(JOBS) $(TESTS)
+
+# ---- fuzzing, tests/fuzz ----
+
+FUZZ_CC     ?= clang
+FUZZ_FLAGS  := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+FUZZ_PARTS  := fuzz mutate
+FUZZERS     := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(filter-out $(FUZZ_PARTS:%=tests/fuzz/%.c),$(wildcard tests/fuzz/*.c)))
+FUZZ_OBJ    := $(patsubst %.c,$(B)/fuzz/obj/%.o,$(LIB_SRC) $(filter-out ntfsmap/main.c,$(MAP_SRC)))
+FUZZ_CRASH  := $(patsubst %.c,$(B)/fuzz/obj/%.o,$(filter-out tests/crash/crash.c,$(wildcard tests/crash/*.c)))
+
+$(B)/fuzz/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(FUZZ_CC) $(BASE) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link $(PKG_CFLAGS) -c -o $@ $<
+
+# What a target defines itself is not taken from here.
+$(B)/fuzz/all.a: $(FUZZ_OBJ)
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(B)/fuzz/image $(B)/fuzz/repair $(B)/fuzz/write: $(B)/fuzz/obj/tests/fuzz/mutate.o
+$(B)/fuzz/engine: $(FUZZ_CRASH)
+
+$(FUZZERS): $(B)/fuzz/%: $(B)/fuzz/obj/tests/fuzz/%.o $(B)/fuzz/obj/tests/fuzz/fuzz.o $(B)/fuzz/all.a
+	$(FUZZ_CC) $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(B)/fuzz/all.a $(PKG_LIBS)
+
+# Seeds are made by the generators of the tests, the same each time.
+$(B)/fuzz/seeds/made: tests/fuzz/seeds.sh tests/fuzz/seeds.pl $(wildcard tests/lib/*.pl) | $(B)/tests/ntfsforge
+	@tests/fuzz/seeds.sh $(B)/fuzz
+
+fuzz-tools: tools $(FUZZERS) $(B)/fuzz/seeds/made
+
+fuzz-list:
+	@echo $(FUZZ)
+
+# FUZZ='image log' runs these.
+FUZZ_S ?= 60
+FUZZ   ?= $(sort $(notdir $(FUZZERS)))
+
+fuzz:
+	@tests/deps.sh build test fuzz
+	@$(MAKE) --no-print-directory -s fuzz-tools
+	@tests/fuzz/fuzz.sh $(FUZZ_S) $(FUZZ)
 
 bench-owners: tools
 	@bench/owners.sh
@@ -191,6 +247,11 @@ bench-chart:
 lint:
 	@tests/deps.sh build lint
 	@tests/lint.sh
+
+analyze:
+	@tests/deps.sh build
+	@mkdir -p $(B)
+	@tests/analyze.sh
 
 install: all install-units install-initramfs
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCDIR) \
@@ -282,6 +343,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 	@echo 'make deps       install what building and testing need (Debian packages only)'
 	@echo 'make lint       clang-format, cppcheck, shellcheck'
+	@echo 'make analyze    gcc -fanalyzer, a minute'
 	@echo 'make bench      measure what things cost, all of it; make bench-quick: what matters, with bars'
 	@echo 'make bench-owners  measure the pass over the MFT'
 	@echo 'make bench-user, bench-growth, bench-clock  costs in user space, against size, in time'
@@ -289,7 +351,8 @@ help:
 	@echo 'make clean      remove build/'
 	@echo 'INSTALL=no      never call apt; tests that lack a tool are skipped by name'
 
-.PHONY: all tools module modules_install deps demo check bench bench-quick bench-owners bench-tools bench-user \
-	bench-growth bench-clock bench-chart lint install install-units install-initramfs uninstall uninstall-units \
+.PHONY: all tools fuzz fuzz-tools fuzz-list module modules_install deps demo check bench bench-quick bench-owners \
+	bench-tools bench-user bench-growth bench-clock bench-chart lint analyze install install-units \
+	install-initramfs uninstall uninstall-units \
 	uninstall-initramfs clean help FORCE
 .SECONDARY:

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "../ntfsmap/msg.h"
+#include "../ntfsmap/process.h"
 #include "../ntfsmap/tab.h"
 #include "unit-name.h"
 
@@ -409,6 +410,7 @@ int main(int argc, char **argv)
 	struct tab tab;
 	struct output out = { .dest = argv[1], .tab = &tab, .fstab = &fstab };
 
+	process_guard();
 	if (argc != 2 && argc != 4)
 		return fail(USAGE, "usage: ntfsmap-generator FOLDER, by systemd");
 	if (!access(IN_INITRAMFS, F_OK))

@@ -255,7 +255,7 @@ static bool change_l2(struct vdisk *vd, const struct vdisk_unit *unit, u8 *data)
 static bool change_l1(struct vdisk *vd, u32 n, u8 *data)
 {
 	const struct qcow *q = &vd->qcow;
-	const struct qcow_new_table *t = sealed_table(q, n);
+	const struct qcow_new_table *t = &q->alloc->tables[n]; /* whose place has been asked for */
 	u64 at = q->l1_offset + 8 * t->l1_index;
 
 	store_entry(vd, data + (at - vdisk_block_of(vd->meta, at)),

@@ -45,6 +45,19 @@ bool blk_dev_of(const char *path, dev_t *dev)
 	return true;
 }
 
+int blk_check_same(const char *name, int before, int now)
+{
+	struct stat x, y;
+
+	if (before < 0)
+		return DONE;
+	if (fstat(before, &x) || fstat(now, &y))
+		return fail_errno(errno, "%s", name);
+	if (x.st_dev == y.st_dev && x.st_ino == y.st_ino)
+		return DONE;
+	return fail(BUSY, "%s was another file a moment ago: who renames files there?", name);
+}
+
 static bool is_node_of(const char *path, dev_t dev)
 {
 	dev_t found;

@@ -25,6 +25,9 @@ bool blk_is_readonly(dev_t dev);
 dev_t blk_only_slave(dev_t dev);
 /* false unless path is a block device. */
 bool blk_dev_of(const char *path, dev_t *dev);
+/* Is what was opened again by its name still the same file? BUSY when somebody has put another one
+ * in its place. before < 0: it was not open. */
+int blk_check_same(const char *name, int before, int now);
 /* Does the device or file begin as an NTFS volume does? */
 bool blk_is_ntfs(const char *path);
 

@@ -168,31 +168,62 @@ static bool is_below(const char *file, const char *path)
 	return folder && !strncmp(path, file, folder);
 }
 
+/* Could who made the image read that, or write its data, himself? Else root would do it for him.
+ * What belongs to root came from root. */
+static bool may_name(const struct stat *own, const struct stat *other, bool data)
+{
+	return !own->st_uid || other->st_uid == own->st_uid || (!data && other->st_mode & S_IROTH);
+}
+
+/* The folder is asked of what is open, as who owns one on the way may change it at any time. */
+static bool is_in_folder(const struct image *child, int fd)
+{
+	char *link = text("/proc/self/fd/%d", fd), *real = realpath(link, NULL);
+	bool is = real && is_below(child->src.device, real);
+
+	free(link);
+	free(real);
+	return is;
+}
+
 /* Whatever a name says, and whatever links are on its way, it leads to no device, and to no other
  * file system; and to data only in the image's own folder. */
-static int check_plain(const struct image *child, const char *path, bool data)
+static int check_plain(const struct image *child, const struct image *other, const char *path,
+		       bool data)
 {
+	const char *option = data ? "--data SOURCE" : "--parent SOURCE";
 	struct stat st, own;
-	char *real;
-	int code = DONE;
+
+	if (fstat(child->fd, &own) || other->fd < 0 || fstat(other->fd, &st) ||
+	    own.st_dev != st.st_dev)
+		return fail(REFUSED,
+			    "%s: it names %s, which is on another file system: %s takes that",
+			    child->name, path, option);
+	if (data && !is_in_folder(child, other->fd))
+		return fail(REFUSED,
+			    "%s: it names the data file %s, which is not in its folder: if that is "
+			    "what you want, %s takes it",
+			    child->name, path, option);
+	if (!may_name(&own, &st, data))
+		return fail(REFUSED,
+			    "%s: it belongs to user %u and names %s, which belongs to user %u and "
+			    "is not for all to %s: if that is what you want, %s takes it",
+			    child->name, own.st_uid, path, st.st_uid, data ? "write" : "read",
+			    option);
+	return DONE;
+}
+
+/* Devices are not even opened. */
+static int look_before(const struct image *child, const char *path)
+{
+	struct stat st;
 
 	if (stat(path, &st))
 		return NOT_FOUND;
 	if (!S_ISREG(st.st_mode))
 		return fail(REFUSED, "%s: it names %s, which is no regular file", child->name,
 			    path);
-	if (stat(child->src.device, &own) || own.st_dev != st.st_dev)
-		return fail(REFUSED,
-			    "%s: it names %s, which is on another file system: %s takes that",
-			    child->name, path, data ? "--data SOURCE" : "--parent SOURCE");
-	real = data ? realpath(path, NULL) : NULL;
-	if (data && (!real || !is_below(child->src.device, real)))
-		code = fail(REFUSED,
-			    "%s: it names the data file %s, which is not in its folder: if that is "
-			    "what you want, --data SOURCE takes it",
-			    child->name, path);
-	free(real);
-	return code;
+	return DONE;
 }
 
 static int open_beside(const struct image *child, const char *path, bool data, struct image *other)
@@ -201,8 +232,15 @@ static int open_beside(const struct image *child, const char *path, bool data, s
 
 	if (child->file)
 		return image_open_beside(child, path, other);
-	code = check_plain(child, path, data);
-	return code ? code : image_open(path, other);
+	code = look_before(child, path);
+	if (!code)
+		code = image_open(path, other);
+	if (code)
+		return code;
+	code = check_plain(child, other, path, data);
+	if (code)
+		image_close(other);
+	return code;
 }
 
 /* Where the locator says the other file is; NULL when it leaves the volume. */
@@ -479,7 +517,8 @@ static int check_device(const struct image *root, const struct image *first)
 			return DONE; /* looked at before */
 		add_parts(&parts, i);
 	}
-	qsort(parts.v, parts.n, sizeof(*parts.v), compare_parts);
+	if (parts.n)
+		qsort(parts.v, parts.n, sizeof(*parts.v), compare_parts);
 	code = check_parts(&parts);
 	free(parts.v);
 	return code;

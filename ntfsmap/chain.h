@@ -21,7 +21,7 @@ struct chain_sources {
  *
  * An image may come from anywhere, so its names lead to no more than regular files on its own file
  * system, and to a data file in its own folder or below it; on NTFS, where it is only read,
- * anywhere on the volume.
+ * anywhere on the volume. One that belongs to a user names what that user could have himself.
  */
 int chain_open(struct image *img, const struct chain_sources *given);
 

@@ -1,37 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
 #include <inttypes.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "blk.h"
 #include "hostview.h"
 #include "mapping.h"
 #include "mounts.h"
+#include "process.h"
 #include "verb.h"
-
-extern char **environ;
 
 static char *view_name(uint64_t serial)
 {
 	return text("host-%016" PRIX64, serial);
-}
-
-/* mount(8) and umount(8) say themselves what is wrong. */
-static int run_program(const char *const argv[])
-{
-	pid_t child;
-	int status, error = posix_spawnp(&child, argv[0], NULL, NULL, (char **)argv, environ);
-
-	if (error)
-		return fail_errno(error, "cannot run %s", argv[0]);
-	while (waitpid(child, &status, 0) < 0)
-		if (errno != EINTR)
-			return fail_errno(errno, "lost %s", argv[0]);
-	return WIFEXITED(status) && !WEXITSTATUS(status) ? DONE : SYSTEM;
 }
 
 /* The view below a mount, 0 for what is none: FUSE may hide the device behind a number of its own,
@@ -130,7 +113,7 @@ static int mount_view(const char *name, const char *point)
 	const char *const argv[] = {
 		"mount", "-t", "ntfs-3g,ntfs3,ntfs", "-o", "ro", "--", node, point, NULL,
 	};
-	int code = run_program(argv);
+	int code = process_run(argv);
 
 	if (code == SYSTEM)
 		fail(SYSTEM, "host=%s: cannot mount %s there: see above", point, node);
@@ -205,7 +188,7 @@ int hostview_unmount(const char *point, bool lazy)
 	const char *const argv[] = { "umount", lazy ? "-l" : "--", folder, NULL };
 	int code = DONE;
 
-	if (hostview_on(point) && run_program(argv))
+	if (hostview_on(point) && process_run(argv))
 		code = fail(BUSY, "host=%s: cannot unmount it: see above", point);
 	free(folder);
 	return code;

@@ -112,7 +112,7 @@ static void print_snapshots(struct vdisk *vd)
 		if (!n)
 			printf("%-15s %-6s %-20s %-19s %10s %10s\n", "snapshots:", "ID", "NAME",
 			       "DATE", "VM STATE", "DISK");
-		printf("%-15s %-6s %-20s ", "", s->id, s->name);
+		printf("%-15s %-6s %-20s ", "", shown(s->id), shown(s->name));
 		print_date(s);
 		printf(" %10s %10s\n", human_size(s->vm_state_size), human_size(s->virtual_size));
 	}
@@ -125,10 +125,11 @@ static void print_other_files(struct vdisk *vd)
 	char *backing = backing_path(vd), *data = data_path(vd);
 
 	if (info->needs_parent)
-		printf("%-15s %s (%s)\n", "backing file:", backing ? backing : "none of ours",
+		printf("%-15s %s (%s)\n",
+		       "backing file:", backing ? shown(backing) : "none of ours",
 		       *info->backing_format ? info->backing_format : "format not said");
 	if (info->needs_data)
-		printf("%-15s %s%s\n", "data file:", data ? data : "none of ours",
+		printf("%-15s %s%s\n", "data file:", data ? shown(data) : "none of ours",
 		       info->data_raw ? " (raw disk)" : "");
 	free(backing);
 	free(data);

@@ -96,7 +96,7 @@ static int attach(int control, int backing, const char *file, bool readonly, int
 	return fail_errno(errno, "cannot put a loop device over %s", file);
 }
 
-int loop_attach(const char *file, bool readonly, int *fd, char **path)
+int loop_attach(const char *file, bool readonly, int same, int *fd, char **path)
 {
 	int control, backing, code;
 
@@ -104,10 +104,11 @@ int loop_attach(const char *file, bool readonly, int *fd, char **path)
 	code = open_backing(file, readonly, &backing);
 	if (code)
 		return code;
-	control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
-	if (control < 0)
+	code = blk_check_same(file, same, backing);
+	control = code ? -1 : open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	if (!code && control < 0)
 		code = fail_errno(errno, "/dev/loop-control (try `modprobe loop`)");
-	else
+	else if (!code)
 		code = attach(control, backing, file, readonly, fd, path);
 	if (control >= 0)
 		close(control);

@@ -10,8 +10,9 @@
  * Put a loop device over a regular file or a block device, with direct I/O and the block size of
  * what is below. It goes away by itself when the last user closes it: keep *fd open until
  * device-mapper has the device. *path is the caller's.
+ * same: a descriptor of the file, which must be that still, or -1.
  */
-int loop_attach(const char *file, bool readonly, int *fd, char **path);
+int loop_attach(const char *file, bool readonly, int same, int *fd, char **path);
 
 /* A loop device over this file other than except, "/dev/loop0", or NULL. The caller frees. */
 char *loop_over(const struct stat *file, dev_t except);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "process.h"
 #include "verb.h"
 
 enum long_only {
@@ -348,7 +349,9 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN); /* a broken pipe is an error like others */
 	if (argc > 1 && find_verb(argv[1]))
 		verb = find_verb(argv[1]); /* for errors in options */
-	code = parse(argc, argv, &c);
+	code = process_start();
+	if (!code)
+		code = parse(argc, argv, &c);
 	if (!code && c.version) {
 		puts("ntfsmap " VERSION);
 		return finish_stdout();

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "msg.h"
+#include "utf8.h"
 
 bool opt_debug, opt_quiet, opt_table;
 
@@ -39,15 +40,28 @@ const char *failure_text(void)
 	return last_failure[0] ? last_failure : NULL;
 }
 
-/* No escape sequences, no line feeds; nor the control characters that UTF-8 has as C2 80 to 9F. */
 void defuse(char *s)
 {
-	for (; *s; s++) {
-		if ((unsigned char)*s < ' ' || *s == 0x7f)
-			*s = '?';
-		if ((unsigned char)s[0] == 0xc2 && ((unsigned char)s[1] & 0xe0) == 0x80)
-			s[0] = s[1] = '?';
+	size_t len;
+	uint32_t c;
+
+	for (; *s; s += len) {
+		len = utf8_next(s, &c);
+		if (c == UTF8_INVALID || utf8_acts(c))
+			memset(s, '?', len);
 	}
+}
+
+const char *shown(const char *s)
+{
+	static char *ring[8];
+	static unsigned int next;
+	char **copy = &ring[next++ % (sizeof(ring) / sizeof(ring[0]))];
+
+	free(*copy);
+	*copy = text_copy(s);
+	defuse(*copy);
+	return *copy;
 }
 
 int fail(enum exit_code code, const char *fmt, ...)

@@ -32,8 +32,12 @@ void warn(const char *fmt, ...) PRINTF(1, 2);
 void note(const char *fmt, ...) PRINTF(1, 2); /* what was done, unless --quiet */
 void debug(const char *fmt, ...) PRINTF(1, 2);
 
-/* What no terminal should get becomes '?', in place: names and labels come from the volume. */
+/* What no terminal and no log should get becomes '?', in place: names and labels come from the
+ * volume, and from images on it. */
 void defuse(char *s);
+
+/* The same as a copy, for what is printed: static storage, eight calls deep. */
+const char *shown(const char *s);
 
 /* From now on every message begins with that: what it is about. NULL: with nothing. Not copied. */
 void msg_about(const char *what);

@@ -104,7 +104,8 @@ static int load_listed_parts(struct pass *p, const ntfs_inode *ni)
 		if (is_stream(p, al->type, (const u8 *)al + al->name_offset, al->name_length))
 			add_part(p, le64_to_cpu(al->mft_reference), sle64_to_cpu(al->lowest_vcn));
 	}
-	qsort(p->parts, p->n_parts, sizeof(*p->parts), by_ref);
+	if (p->n_parts)
+		qsort(p->parts, p->n_parts, sizeof(*p->parts), by_ref);
 	return 0;
 }
 

@@ -58,7 +58,7 @@ static int open_memory(struct overlay *o, const struct image *origin)
 		return code;
 	}
 	file = text("/proc/self/fd/%d", fd);
-	code = loop_attach(file, false, &o->memory, &loop);
+	code = loop_attach(file, false, -1, &o->memory, &loop);
 	close(fd); /* the loop device has it */
 	free(file);
 	if (code)

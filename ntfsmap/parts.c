@@ -212,7 +212,7 @@ static int read_table(const struct dm_device *disk, struct partitions *parts, bo
 		if (!probe)
 			code = fail(SYSTEM, "%s: libblkid cannot look at it", disk->name);
 	}
-	if (!code)
+	if (probe)
 		list = find_table(probe, block);
 	if (list)
 		take_list(disk, list, block, parts);

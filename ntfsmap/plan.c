@@ -70,7 +70,7 @@ bool plan_same(const struct plan *a, const struct plan *b)
 	       same_text(a->origin, b->origin) && same_text(a->cow, b->cow) &&
 	       a->sectors == b->sectors && a->file_bytes == b->file_bytes &&
 	       a->lines.n == b->lines.n &&
-	       !memcmp(a->lines.v, b->lines.v, a->lines.n * sizeof(*a->lines.v));
+	       (!a->lines.n || !memcmp(a->lines.v, b->lines.v, a->lines.n * sizeof(*a->lines.v)));
 }
 
 /*

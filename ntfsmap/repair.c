@@ -59,7 +59,7 @@ static int tell_all(const struct job *job)
 	} else {
 		printf("%s: %llu errors and %llu leaks were repaired, %llu errors and %llu leaks "
 		       "are left\n",
-		       job->img->name, (unsigned long long)n->errors_fixed,
+		       shown(job->img->name), (unsigned long long)n->errors_fixed,
 		       (unsigned long long)n->leaks_fixed, (unsigned long long)n->errors,
 		       (unsigned long long)n->leaks);
 		ret = finish_stdout();
@@ -115,10 +115,13 @@ static int repair_plain(struct job *job)
 
 	if (fd < 0)
 		return fail_errno(errno, "cannot open %s for writing", img->src.device);
-	if (!img->where.is_block)
+	code = blk_check_same(img->name, img->fd, fd);
+	if (!code && !img->where.is_block)
 		holder = holder_lock(fd, 0);
-	code = holder ? fail(BUSY, "%s: %s has the file: end that first", img->name, holder)
-		      : repair_fd(job, fd);
+	if (holder)
+		code = fail(BUSY, "%s: %s has the file: end that first", img->name, holder);
+	if (!code)
+		code = repair_fd(job, fd);
 	free(holder);
 	close(fd);
 	return code;

@@ -10,6 +10,7 @@
 #include "msg.h"
 #include "name.h"
 #include "tab.h"
+#include "utf8.h"
 
 #define MAX_BYTES   (256 << 10) /* of a file */
 #define MAX_ENTRIES 1024
@@ -55,13 +56,15 @@ static char **text_of(const struct rule *r, struct tab_entry *e)
 
 bool tab_has_control(const char *s)
 {
-	char *copy = text_copy(s);
-	bool has;
+	size_t len;
+	uint32_t c;
 
-	defuse(copy);
-	has = strcmp(copy, s) != 0;
-	free(copy);
-	return has;
+	for (; *s; s += len) {
+		len = utf8_next(s, &c);
+		if (c < ' ' || (c >= 0x7f && c < 0xa0))
+			return true;
+	}
+	return false;
 }
 
 static bool is_octal(const char *s)
@@ -98,16 +101,19 @@ static char *append(char *s, const char *more)
 	return longer;
 }
 
-/* What would end the word or a part of it. */
+/* What would end the word or a part of it, and what nobody could see. */
 static char *escape(const char *s)
 {
 	char *out = must_alloc(strlen(s) * 4 + 1), *p = out;
 
-	for (; *s; s++)
-		if (strchr(" ,\\\"", *s))
-			p += sprintf(p, "\\%03o", (unsigned char)*s);
-		else
-			*p++ = *s;
+	while (*s) {
+		uint32_t c;
+		size_t len = utf8_next(s, &c);
+		bool plain = c != UTF8_INVALID && !utf8_acts(c) && !strchr(" ,\\\"", *s);
+
+		for (; len; len--, s++)
+			p += sprintf(p, plain ? "%c" : "\\%03o", (unsigned char)*s);
+	}
 	return out;
 }
 
@@ -430,7 +436,7 @@ int tab_read(const char *file, bool may_miss, struct tab *tab)
 	if (may_miss && access(file, F_OK) && errno == ENOENT)
 		return DONE;
 	code = read_file(file, &bytes, &len);
-	if (!code)
+	if (bytes)
 		code = read_lines(file, bytes, len, tab);
 	free(bytes);
 	return code;
@@ -488,8 +494,8 @@ static int read_parameter(struct tab *tab, const char *file, char *value)
 		e->attach = true; /* what else should be named there */
 		e->bad = code != DONE;
 		first = find(tab, name);
-		if (!code && first != e) {
-			if (!same(first, e))
+		if (!code && first && first != e) {
+			if (first->bad || !same(first, e))
 				return fail_twice(first, e);
 			e->bad = true;
 		}
@@ -504,7 +510,7 @@ int tab_read_cmdline(const char *file, struct tab *tab)
 	size_t len;
 	int first = read_file(file, &bytes, &len);
 
-	if (first)
+	if (!bytes)
 		return first;
 	for (rest = bytes; (word = next_parameter(&rest));) {
 		char *value = value_of(word);
@@ -533,7 +539,8 @@ char *tab_parameter(const char *file, const char *key)
 	char *bytes, *rest, *word, *value = NULL;
 	size_t len;
 
-	if (read_file(file, &bytes, &len))
+	read_file(file, &bytes, &len);
+	if (!bytes)
 		return NULL;
 	for (rest = bytes; (word = next_parameter(&rest));)
 		if (!strncmp(word, key, strlen(key))) {

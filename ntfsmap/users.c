@@ -283,7 +283,8 @@ static void learn_ours(struct search *s, const struct where *at,
 		if (extents->v[i].device != VDISK_HOLE)
 			expand(s, at->rdev, extents->v[i].device, extents->v[i].count, 0, add_ours);
 	s->marking = false;
-	qsort(s->ours, s->n_ours, sizeof(*s->ours), compare_pieces);
+	if (s->n_ours)
+		qsort(s->ours, s->n_ours, sizeof(*s->ours), compare_pieces);
 }
 
 /* A target that is not followed claims every device that it names, whole. */

@@ -41,11 +41,11 @@ static void print_facts(const struct image *img, const struct request *req,
 		print_fact(&facts->v[i]);
 	if (!img->file && img->vol)
 		printf("%s: a volume; name a file on it to learn whether it can be mapped\n",
-		       img->name);
+		       shown(img->name));
 	else if (safety_verdict(facts))
-		printf("%s: must not be mapped %s\n", img->name, mode);
+		printf("%s: must not be mapped %s\n", shown(img->name), mode);
 	else
-		printf("%s: can be mapped %s\n", img->name, mode);
+		printf("%s: can be mapped %s\n", shown(img->name), mode);
 }
 
 int open_file_or_volume(const char *spec, const char *format, struct image *img)

@@ -127,9 +127,9 @@ static void print_size(const char *what, uint64_t bytes)
 
 static void print_file(const struct ntfs_file *f)
 {
-	printf("%-15s %s, %llu clusters of %u bytes, serial %016llX\n", "volume:", f->vol->device,
-	       (unsigned long long)f->vol->clusters, f->vol->cluster_size,
-	       (unsigned long long)f->vol->serial);
+	printf("%-15s %s, %llu clusters of %u bytes, serial %016llX\n",
+	       "volume:", shown(f->vol->device), (unsigned long long)f->vol->clusters,
+	       f->vol->cluster_size, (unsigned long long)f->vol->serial);
 	printf("%-15s record %llu, sequence %u\n", "MFT:", (unsigned long long)f->record,
 	       f->sequence);
 	print_size("allocated:", f->allocated_size);
@@ -171,7 +171,7 @@ static void print_parents(const struct image *img, const char *missing)
 	for (; img->parent; img = img->parent) {
 		const struct vdisk_info *info = vdisk_info(img->parent->vd);
 
-		printf("%-15s %s (%s%s%s)%s\n", "parent:", img->parent->name, info->format,
+		printf("%-15s %s (%s%s%s)%s\n", "parent:", shown(img->parent->name), info->format,
 		       info->subformat ? " " : "", info->subformat ? info->subformat : "",
 		       img->stale ? ", changed after its child was made" : "");
 	}
@@ -190,7 +190,7 @@ static void print_info(const struct image *img, const char *missing)
 {
 	const struct vdisk_info *info = vdisk_info(img->vd);
 
-	printf("%-15s %s\n", "source:", img->name);
+	printf("%-15s %s\n", "source:", shown(img->name));
 	printf("%-15s %s%s%s\n", "format:", info->format, info->subformat ? " " : "",
 	       info->subformat ? info->subformat : "");
 	print_size("virtual size:", info->virtual_size);

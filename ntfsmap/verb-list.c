@@ -8,21 +8,20 @@
 #include "mapping.h"
 #include "overlay.h"
 #include "parts.h"
+#include "utf8.h"
 #include "verb.h"
 
 json_t *json_text(const char *s)
 {
 	json_t *j = s ? json_string(s) : json_null();
-	char *ascii;
+	char *mended;
 
 	if (j)
 		return j;
-	ascii = text_copy(s);
-	for (char *p = ascii; *p; p++)
-		if (*p & 0x80)
-			*p = '?';
-	j = json_string(ascii);
-	free(ascii);
+	mended = text_copy(s);
+	utf8_mend(mended);
+	j = json_string(mended);
+	free(mended);
 	return j;
 }
 
@@ -33,12 +32,42 @@ json_t *json_must(json_t *j)
 	return j;
 }
 
+/* jansson escapes the controls of ASCII. What else acts on a terminal can only be in a string; a
+ * piece of the output is whole characters. */
+static int put_piece(const char *piece, size_t size, void *ctx)
+{
+	char *copy;
+	size_t len = 0;
+	uint32_t c;
+
+	(void)ctx;
+	while (len < size && !(piece[len] & 0x80) && piece[len] != 0x7f)
+		len++;
+	if (fwrite(piece, 1, len, stdout) < len)
+		return -1;
+	copy = text("%.*s", (int)(size - len), piece + len);
+	for (const char *p = copy; *p; p += len) {
+		len = utf8_next(p, &c);
+		if (c >= 0x7f && utf8_acts(c))
+			printf("\\u%04x", c);
+		else
+			fwrite(p, 1, len, stdout);
+	}
+	free(copy);
+	return ferror(stdout) ? -1 : 0;
+}
+
+int json_put(json_t *j, size_t flags)
+{
+	return json_dump_callback(j, put_piece, NULL, flags);
+}
+
 int print_json(json_t *j)
 {
 	int ret;
 
 	json_must(j);
-	ret = json_dumpf(j, stdout, JSON_INDENT(2));
+	ret = json_put(j, JSON_INDENT(2));
 	json_decref(j);
 	putchar('\n');
 	return ret ? fail(SYSTEM, "cannot print JSON") : finish_stdout();
@@ -309,7 +338,7 @@ static const char *str(json_t *j, const char *key)
 {
 	const char *s = json_string_value(json_object_get(j, key));
 
-	return s ? s : "-";
+	return s ? shown(s) : "-";
 }
 
 static size_t column(json_t *list, const char *key, size_t width)
@@ -420,7 +449,7 @@ static void print_status(const struct dm_device *d, const struct mapping *m, jso
 {
 	int users = (int)json_integer_value(json_object_get(j, "users"));
 
-	printf("name:     %s%s\nsource:   %s\nformat:   %s\nmode:     %s%s\n", d->name,
+	printf("name:     %s%s\nsource:   %s\nformat:   %s\nmode:     %s%s\n", shown(d->name),
 	       m->base	   ? " (the parent of other images)"
 	       : m->data   ? " (the data file of another)"
 	       : m->origin ? " (below an overlay)"
@@ -441,7 +470,7 @@ static void print_status(const struct dm_device *d, const struct mapping *m, jso
 		printf("snapshot: %s\n", str(j, "snapshot"));
 	print_parts(json_object_get(j, "partitions"));
 	printf("users:    %d%s%s\nuuid:     %s\n", users, users ? ", " : "",
-	       users ? str(j, "used_by") : "", d->uuid);
+	       users ? str(j, "used_by") : "", shown(d->uuid));
 }
 
 int verb_status(int argc, char **argv, const struct options *opt)

@@ -146,7 +146,7 @@ static void print_record_json(const struct listing *l, const struct log_record *
 	json_t *j = record_json(l, r, t);
 
 	fputs(!l->n ? "\n    " : ",\n    ", stdout);
-	if (json_dumpf(j, stdout, JSON_COMPACT))
+	if (json_put(j, JSON_COMPACT))
 		exit(fail(SYSTEM, "cannot print JSON"));
 	json_decref(j);
 }
@@ -177,7 +177,7 @@ static void print_end(const struct listing *l)
 		       (unsigned long long)l->last);
 	if (l->img->file)
 		printf(" of which %llu touch%s %s", (unsigned long long)l->touching,
-		       l->touching == 1 ? "es" : "", l->img->name);
+		       l->touching == 1 ? "es" : "", shown(l->img->name));
 	putchar('\n');
 }
 
@@ -192,7 +192,7 @@ static void print_end_json(const struct listing *l, const struct log *log, bool 
 					"problem", whole ? NULL : problem));
 
 	printf("%s],", l->n ? "\n  " : "");
-	if (json_dumpf(j, stdout, JSON_EMBED | JSON_INDENT(2)))
+	if (json_put(j, JSON_EMBED | JSON_INDENT(2)))
 		exit(fail(SYSTEM, "cannot print JSON"));
 	puts("}");
 	json_decref(j);

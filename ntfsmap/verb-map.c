@@ -53,11 +53,11 @@ static void put_last(struct output *out)
 		json_array_append_new(out->list, extent_json(e));
 	else if (e->compressed)
 		printf("0x%-16llx  0x%-16llx  %-18s  %s\n", (unsigned long long)e->start,
-		       (unsigned long long)e->length, "compressed", e->img->where.path);
+		       (unsigned long long)e->length, "compressed", shown(e->img->where.path));
 	else if (e->img && !e->hole)
 		printf("0x%-16llx  0x%-16llx  0x%-16llx  %s\n", (unsigned long long)e->start,
 		       (unsigned long long)e->length, (unsigned long long)e->device,
-		       e->img->where.path);
+		       shown(e->img->where.path));
 }
 
 static bool continues(const struct extent *a, const struct extent *b)

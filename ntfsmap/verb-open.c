@@ -80,7 +80,7 @@ static int through_loop(struct image *img, bool readonly)
 {
 	char *path;
 	dev_t dev;
-	int fd, code = loop_attach(img->where.path, readonly, &fd, &path);
+	int fd, code = loop_attach(img->where.path, readonly, img->fd, &fd, &path);
 
 	if (code)
 		return code;

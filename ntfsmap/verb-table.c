@@ -11,6 +11,7 @@
 #include "chain.h"
 #include "layout.h"
 #include "mapping.h"
+#include "tab.h"
 #include "verb.h"
 
 static void warn_of_image(const struct image *img)
@@ -259,6 +260,11 @@ static int check_printable(const struct image *img, const char *name)
 	for (; img; img = image_next(root, img)) {
 		if (img->users.claimed)
 			return refuse_claimed(img);
+		if (!img->where.is_block && tab_has_control(img->where.path))
+			return fail(REFUSED,
+				    "%s: there is a control character in it, which a table cannot "
+				    "have: rename the file",
+				    img->where.path);
 		if (!img->where.is_block && !img->shares_volume)
 			note("%s is a regular file, and device-mapper needs a block device: "
 			     "`ntfsmap open` makes one, or replace the name by that of a loop "

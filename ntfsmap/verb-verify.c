@@ -306,7 +306,7 @@ static int verify_one(const struct dm_device *d, const struct mapping *m,
 	else if (code)
 		say_difference(d->name, code);
 	else
-		printf("%s: the open mapping is what the disk says\n", d->name);
+		printf("%s: the open mapping is what the disk says\n", shown(d->name));
 	return code;
 }
 

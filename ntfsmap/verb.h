@@ -80,6 +80,9 @@ json_t *json_must(json_t *j);
 /* Print and free. */
 int print_json(json_t *j);
 
+/* json_dumpf() to standard output; names cannot do anything to a terminal. */
+int json_put(json_t *j, size_t flags);
+
 /* fflush() and check stdout: DONE or SYSTEM. */
 int finish_stdout(void);
 

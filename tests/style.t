@@ -27,6 +27,12 @@ none "only compat.h knows kernel versions" \
 none "ntfsmap opens for writing in loop.c, for the lock and for reserve only" \
 	bash -c "grep -n 'O_RDWR\\|O_WRONLY\\|[^_]pwrite(\\|fopen(.*\"[wa]' ntfsmap/*.c | grep -v 'ntfsmap/loop.c\\|ntfsmap/repair.c\\|ntfsmap/store.c\\|ntfsmap/verb-reserve.c\\|LOCK_FILE'"
 
+none "programs are run in process.c only" bash -c \
+	"grep -nE '\\b(system|popen|exec[lv]p?e?|execveat|fexecve|posix_spawnp?|vfork)\(' ntfsmap/*.c boot/*.c libvdisk/*.c libvdisk/user/*.c | grep -v '^ntfsmap/process.c:'"
+none "the environment is read in process.c and by the generator only" \
+	bash -c "grep -nE '\\b(secure_)?getenv\(|\\benviron\\b' ntfsmap/*.c boot/*.c libvdisk/*.c libvdisk/user/*.c | grep -v '^ntfsmap/process.c:\|^boot/generator.c:'"
+none "every file is opened O_CLOEXEC" bash -c \
+	"grep -nE '\\b(open|openat|creat|dup|dup2|pipe|socket|accept|inotify_init|epoll_create)\(|fd?open\(.*\"[rwa][^e]*\"' ntfsmap/*.c boot/*.c libvdisk/user/*.c | grep -v 'O_CLOEXEC\|->open(\|ntfsmap/process.c:\|boot/generator.c:.*dup2('"
 # shellcheck disable=SC2086
 none "every C file has a licence line" grep -L 'SPDX-License-Identifier: GPL-2.0-or-later' $sources
 # shellcheck disable=SC2086
@@ -39,7 +45,7 @@ none "no file is longer than 800 lines" awk 'FNR == 801 { print FILENAME }' $sou
 none "no notes to self" grep -rniE '\b(TODO|FIXME|XXX|HACK)\b' --include='*.[ch]' --include='*.sh' bench dm-vdisk libvdisk ntfsmap
 
 # Everything that is there is told
-for folder in bench boot dm-vdisk libvdisk ntfsmap man tests tests/vm; do
+for folder in bench boot dm-vdisk libvdisk ntfsmap man tests tests/fuzz tests/vm; do
 	ok "$folder has a README" test -s "$folder/README.md"
 done
 for verb in $("$top/build/bin/ntfsmap" --help | sed -n 's/^  \([a-z]\{3,\}\) .*/\1/p'); do

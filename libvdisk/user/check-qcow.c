@@ -132,7 +132,7 @@ static int count_target(struct qcheck *c, u64 entry, u64 index, u64 offset, u64 
 	bool inside;
 	int ret = vdisk_qcheck_mark(c, offset, length, uses, times, &inside);
 
-	if (!inside) {
+	if (!inside || (length && offset >= c->vd->io.size)) {
 		c->lost = true;
 		bad_entry(c, entry, index, offset, "points behind the end of the file");
 	}
@@ -215,7 +215,7 @@ static int count_l1_entry(struct qcheck *c, u64 at, u64 index, u64 value, bool a
 	const struct qcow *q = &c->vd->qcow;
 	u64 offset = value & (c->version == 1 ? UINT64_MAX : QCOW_OFFSET);
 	u64 length = (u64)q->entry_bytes << q->l2_bits, first = index << q->l2_bits;
-	bool inside;
+	bool inside, whole;
 	int ret;
 
 	if (c->version > 1 && value & QCOW_L1_RESERVED)
@@ -225,12 +225,15 @@ static int count_l1_entry(struct qcheck *c, u64 at, u64 index, u64 value, bool a
 	ret = vdisk_qcheck_mark(c, offset, length, REF_L2, 1, &inside);
 	if (!inside)
 		bad_entry(c, at, first, offset, "points behind the end of the file");
+	whole = inside && offset + length <= c->vd->io.size;
+	if (inside && !whole) /* what it does not have any more cannot be told: it is not read */
+		bad_entry(c, at, first, offset,
+			  "points at a table that the end of the file cuts off");
 	if (in_cluster(c, offset))
 		bad_entry(c, at, first, offset, "points into the middle of a cluster");
-	if (!inside || in_cluster(c, offset)) {
-		c->lost = true;
+	c->lost |= !whole || in_cluster(c, offset);
+	if (!inside || in_cluster(c, offset))
 		return ret;
-	}
 	return ret ? ret : remember_table(c, offset, first, active);
 }
 
@@ -317,6 +320,10 @@ static int count_place(struct qcheck *c, const struct l2_table *t, u64 at, u64 i
 
 	if (bits >> 32 & bits)
 		bad_entry(c, at, index, offset, "says of a subcluster that it is data and zeros");
+	if (c->version == 1 && offset % VDISK_SECTOR) {
+		bad_entry(c, at, index, offset, "points into the middle of a sector");
+		c->lost = true;
+	}
 	if (c->version > 1 && in_cluster(c, offset)) {
 		bad_entry(c, at, index, offset, "points into the middle of a cluster");
 		if (vdisk_qcheck_clearable(c, value, bits)) {
@@ -341,6 +348,9 @@ static int count_l2_entry(struct qcheck *c, const struct l2_table *t, u64 i)
 
 	if (c->version > 1 && kind != ENTRY_PACKED && value & QCOW_L2_RESERVED)
 		bad_entry(c, at, index, value & QCOW_OFFSET, "has bits set that are reserved");
+	if (c->version == 2 && (kind == ENTRY_ZERO || kind == ENTRY_ZERO_HOME))
+		bad_entry(c, at, index, value & QCOW_OFFSET,
+			  "says that it reads as zeros, which version 2 has no bit for");
 	switch (kind) {
 	case ENTRY_PACKED:
 		return count_packed(c, t, at, index, value, bits);
@@ -359,9 +369,13 @@ static int count_l2_entry(struct qcheck *c, const struct l2_table *t, u64 i)
 static int count_l2(struct qcheck *c, const struct l2_table *t)
 {
 	const struct qcow *q = &c->vd->qcow;
-	int ret = vdisk_qcheck_read(c, t->offset, c->buf, (u64)q->entry_bytes << q->l2_bits);
+	u64 n = 1ULL << q->l2_bits, of_disk = (c->vd->info.virtual_size - 1) >> c->bits;
+	int ret = vdisk_qcheck_read(c, t->offset, c->buf, q->entry_bytes * n);
 
-	for (u64 i = 0; i < 1ULL << q->l2_bits && !ret; i++)
+	/* Without refcounts, what lies behind the end of the disk is nobody's: it may be taken. */
+	if (c->version == 1 && of_disk - t->first < n)
+		n = of_disk - t->first + 1;
+	for (u64 i = 0; i < n && !ret; i++)
 		ret = count_l2_entry(c, t, i);
 	return ret;
 }

@@ -107,7 +107,7 @@ int vdisk_other_file(struct vdisk *vd, enum vdisk_other other, unsigned int n,
 {
 	static bool (*const readings[])(char *path) = { as_posix, as_windows };
 	const struct name name = name_of(vd, other);
-	char path[sizeof(locator->path)];
+	char path[sizeof(locator->path)] = "";
 	unsigned int found = 0;
 	int ret = read_name(vd, &name, path, sizeof(path), err);
 

@@ -40,7 +40,7 @@ static bool put_char(char *path, size_t size, size_t *n, u32 c)
 	return true;
 }
 
-/* false: not what Windows can have meant, half a surrogate pair or a zero inside. */
+/* false: not what Windows can have meant, half a surrogate pair or a control character. */
 static bool decode(const u8 *raw, size_t units, char *path, size_t size)
 {
 	size_t n = 0;
@@ -55,7 +55,7 @@ static bool decode(const u8 *raw, size_t units, char *path, size_t size)
 				return false;
 			c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
 			i++;
-		} else if (!c || (c >= 0xd800 && c < 0xe000)) {
+		} else if (c < ' ' || c == 0x7f || (c >= 0xd800 && c < 0xe000)) {
 			return false;
 		}
 		if (!put_char(path, size, &n, c == '\\' ? '/' : c))

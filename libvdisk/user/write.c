@@ -106,6 +106,21 @@ static int write_payload(struct host *h, const struct vdisk_action *a)
 			 a->length);
 }
 
+/* A metadata block. The file may end inside of its last one: what is behind that reads as zeros,
+ * and cannot be anything else. */
+static int write_block(const struct vdisk_io *io, const struct vdisk_action *a)
+{
+	u64 there = a->offset < io->size ? io->size - a->offset : 0;
+	const u8 *bytes = a->buf;
+
+	if (there > a->length)
+		there = a->length;
+	for (u64 i = there; i < a->length; i++)
+		if (bytes[i])
+			return -ENOSPC;
+	return there ? io->write(io->ctx, a->offset, bytes, there) : 0;
+}
+
 /* Tables are copied inside the image file; all else may come from anywhere. */
 static int read_source(struct host *h, const struct vdisk_action *a, u64 at, u64 length, u8 *buf)
 {
@@ -169,7 +184,7 @@ static int perform(struct host *h, const struct vdisk_action *a)
 	case VDISK_ACT_ZERO:
 		return write_zeros(io, a->offset, a->length);
 	case VDISK_ACT_WRITE:
-		return io->write(io->ctx, a->offset, a->buf, a->length);
+		return write_block(io, a);
 	case VDISK_ACT_COPY:
 		return copy(h, a);
 	case VDISK_ACT_FLUSH:

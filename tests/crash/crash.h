@@ -87,9 +87,13 @@ struct family {
 extern const struct family vhd_family, qcow_family;
 extern struct run run;
 extern const char *broken, *dump_folder;
-extern u64 seed, cuts, discards_taken, at_once_taken;
+extern u64 cuts, discards_taken, at_once_taken;
 
+/* Something is wrong: crash.c tells its seed, a fuzzer keeps its input. */
 void __attribute__((format(printf, 1, 2), noreturn)) fail(const char *fmt, ...);
+
+/* run.c: make an image, of the kind that the number says, and do all that there is to do with it */
+void one_round(const struct family *family, u64 number);
 
 /* host.c: the engine's host */
 extern const struct vdisk_engine_ops host_ops;

@@ -4,18 +4,60 @@
 #define SECTOR 512
 
 static u64 state;
+static const u8 *input, *input_end; /* NULL: all numbers come from the seed */
+static bool held;
 
 void random_seed(u64 seed)
 {
 	state = seed ? seed : 1;
 }
 
-u64 random_below(u64 bound)
+void random_feed(const u8 *bytes, size_t n)
+{
+	input = bytes;
+	input_end = bytes + n;
+	held = false;
+	random_seed(n);
+}
+
+bool random_ended(void)
+{
+	return input && input == input_end;
+}
+
+/* No more bytes than the number needs, so that few of them say much. */
+static u64 from_input(u64 bound)
+{
+	u64 value = 0;
+
+	for (u64 most = bound - 1; most && input < input_end; most >>= 8)
+		value = value << 8 | *input++;
+	return value % bound;
+}
+
+static u64 from_seed(u64 bound)
 {
 	state ^= state >> 12;
 	state ^= state << 25;
 	state ^= state >> 27;
 	return (state * 2685821657736338717ULL >> 16) % bound;
+}
+
+u64 random_below(u64 bound)
+{
+	return input && !held && input < input_end ? from_input(bound) : from_seed(bound);
+}
+
+void random_hold(bool on)
+{
+	if (on && input && input < input_end)
+		random_seed(1 + from_input(1 << 16));
+	held = on;
+}
+
+u64 random_steps(u64 most)
+{
+	return input ? 1 + random_below(most) : most;
 }
 
 static void *copy(const void *data, u64 length)
@@ -96,11 +138,14 @@ static void supersede(struct disk *d, const struct write *new)
 
 void disk_end_write(struct disk *d, struct write *w, bool failed, bool fua)
 {
+	if (failed)
+		random_hold(true);
 	for (u64 at = 0; at < w->length; at += SECTOR)
 		if (!failed || random_below(2))
 			memcpy(d->seen + w->offset + at, w->data + at, SECTOR);
 		else
 			memcpy(w->data + at, d->seen + w->offset + at, SECTOR);
+	random_hold(false);
 	w->ended = ++d->clock;
 	take_out(d, w); /* to the end: later ends win where writes overlap */
 	if (fua && !failed) {
@@ -138,10 +183,13 @@ void disk_end_flush(struct disk *d, u64 began)
 void disk_cut(const struct disk *d, u64 subset, bool torn, u8 *image)
 {
 	memcpy(image, d->durable, d->size);
+	if (torn)
+		random_hold(true);
 	for (const struct write *w = d->writes; w; w = w->next, subset >>= 1)
 		for (u64 at = 0; at < w->length; at += SECTOR)
 			if (torn ? random_below(2) : subset & 1)
 				memcpy(image + w->offset + at, w->data + at, SECTOR);
+	random_hold(false);
 }
 
 unsigned int disk_volatile(const struct disk *d)

@@ -53,4 +53,16 @@ unsigned int disk_volatile(const struct disk *d);
 void random_seed(u64 seed);
 u64 random_below(u64 bound);
 
+/*
+ * A fuzzer's input, which must live on: what chance wants is in these bytes, and goes on from the
+ * seed where they end. While held, too: for what needs many numbers and is no decision, a seed for
+ * which is taken from the bytes.
+ */
+void random_feed(const u8 *bytes, size_t n);
+void random_hold(bool on);
+/* There was an input, and it has been used up. */
+bool random_ended(void);
+/* How many steps to do: most, or as many as the input wants. */
+u64 random_steps(u64 most);
+
 #endif

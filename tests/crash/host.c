@@ -46,8 +46,10 @@ void fetch_block(const struct vdisk_map *need)
 {
 	u64 offset = need->offset, end = offset + need->length, ahead = random_below(4);
 
+	random_hold(true);
 	for (int i = 0; i < 8; i++)
 		evict(random_below(run.n_entries));
+	random_hold(false);
 	if (offset % run.meta.block || offset >= run.disks[0].size)
 		fail("block %#llx is fetched", (unsigned long long)offset);
 	read_block(offset);
