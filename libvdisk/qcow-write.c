@@ -89,7 +89,7 @@ static const struct qcow_new_table *sealed_table(const struct qcow *q, u32 n)
 	return n < a->n_tables && a->tables[n].sealed ? &a->tables[n] : NULL;
 }
 
-/* The same, where its table is not the image's own yet. */
+/* For find_entry(), where the table of the unit is not the image's own yet. */
 static int find_entry_slowly(struct vdisk *vd, const struct vdisk_unit *unit, u64 *at,
 			     struct vdisk_map *answer)
 {
